@@ -74,7 +74,8 @@ pub enum GitObject {
 impl GitHash {
     /// Takes an id; `None` for an algorithm that git does not know.
     pub fn new(digest: Digest, object: GitObject) -> Option<Self> {
-        matches!(digest.algorithm(), Algorithm::Sha1 | Algorithm::Sha256).then_some(Self { digest, object })
+        matches!(digest.algorithm(), Algorithm::Sha1 | Algorithm::Sha256)
+            .then_some(Self { digest, object })
     }
 
     /// Returns the id.
@@ -148,7 +149,11 @@ pub enum Framing {
 impl Framing {
     /// Returns the NAR framing of a file.
     pub const fn nar(executable: bool) -> Self {
-        if executable { Self::NarExecutable } else { Self::NarPlain }
+        if executable {
+            Self::NarExecutable
+        } else {
+            Self::NarPlain
+        }
     }
 }
 
@@ -181,7 +186,12 @@ impl FileHasher {
             Framing::NarExecutable => hasher.update(&crate::nar::file_prefix(true, size)),
             Framing::GitBlob => hasher.update(format!("blob {size}\0").as_bytes()),
         }
-        Self { hasher, framing, size, seen: 0 }
+        Self {
+            hasher,
+            framing,
+            size,
+            seen: 0,
+        }
     }
 
     /// Adds bytes of the content.
@@ -198,7 +208,9 @@ impl FileHasher {
             Framing::GitBlob if self.seen != self.size => return None,
             Framing::GitBlob => {}
             Framing::NarPlain | Framing::NarExecutable if self.seen != self.size => return None,
-            Framing::NarPlain | Framing::NarExecutable => self.hasher.update(&crate::nar::file_suffix(self.size)),
+            Framing::NarPlain | Framing::NarExecutable => {
+                self.hasher.update(&crate::nar::file_suffix(self.size))
+            }
         }
         self.hasher.finish()
     }

@@ -21,7 +21,13 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm, in the order of the enum.
-    pub const ALL: [Self; 5] = [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha512, Self::Blake3];
+    pub const ALL: [Self; 5] = [
+        Self::Md5,
+        Self::Sha1,
+        Self::Sha256,
+        Self::Sha512,
+        Self::Blake3,
+    ];
 
     /// Returns the name used in `algo:…`, SRI and store path fingerprints.
     pub const fn name(self) -> &'static str {
@@ -36,7 +42,9 @@ impl Algorithm {
 
     /// Finds an algorithm by its lower-case name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
     }
 
     /// Returns the length of a digest in bytes.
@@ -81,14 +89,20 @@ impl Digest {
         }
         let mut array = [0; MAX_DIGEST_LEN];
         array[..bytes.len()].copy_from_slice(bytes);
-        Some(Self { algorithm, bytes: array })
+        Some(Self {
+            algorithm,
+            bytes: array,
+        })
     }
 
     /// Takes a SHA-256 digest.
     pub fn sha256(bytes: [u8; 32]) -> Self {
         let mut array = [0; MAX_DIGEST_LEN];
         array[..32].copy_from_slice(&bytes);
-        Self { algorithm: Algorithm::Sha256, bytes: array }
+        Self {
+            algorithm: Algorithm::Sha256,
+            bytes: array,
+        }
     }
 
     /// Returns the algorithm.
@@ -157,9 +171,9 @@ impl Hasher {
     /// Meant for git ids that are the only proof of the content; other algorithms are as with [`Hasher::new`].
     pub fn new_collision_detecting(algorithm: Algorithm) -> Self {
         match algorithm {
-            Algorithm::Sha1 => {
-                Self(State::CheckedSha1(Box::new(sha1_checked::Sha1::builder().safe_hash(false).build())))
-            }
+            Algorithm::Sha1 => Self(State::CheckedSha1(Box::new(
+                sha1_checked::Sha1::builder().safe_hash(false).build(),
+            ))),
             other => Self::new(other),
         }
     }
@@ -180,21 +194,21 @@ impl Hasher {
 
     /// Ends the digest. `None` if a SHA-1 collision attack was detected: such content proves nothing.
     pub fn finish(self) -> Option<Digest> {
-        let (algorithm, array): (Algorithm, &[u8]) = match &self.0 {
-            State::Md5(hasher) => (Algorithm::Md5, &hasher.clone().finalize()),
-            State::Sha1(hasher) => (Algorithm::Sha1, &hasher.clone().finalize()),
+        match self.0 {
+            State::Md5(hasher) => Digest::new(Algorithm::Md5, &hasher.finalize()),
+            State::Sha1(hasher) => Digest::new(Algorithm::Sha1, &hasher.finalize()),
             State::CheckedSha1(hasher) => {
-                let result = hasher.as_ref().clone().try_finalize();
+                let result = hasher.try_finalize();
                 if result.has_collision() {
-                    return None;
+                    None
+                } else {
+                    Digest::new(Algorithm::Sha1, result.hash())
                 }
-                return Digest::new(Algorithm::Sha1, result.hash());
             }
-            State::Sha256(hasher) => (Algorithm::Sha256, &hasher.clone().finalize()),
-            State::Sha512(hasher) => (Algorithm::Sha512, &hasher.clone().finalize()),
-            State::Blake3(hasher) => (Algorithm::Blake3, hasher.finalize().as_bytes()),
-        };
-        Digest::new(algorithm, array)
+            State::Sha256(hasher) => Digest::new(Algorithm::Sha256, &hasher.finalize()),
+            State::Sha512(hasher) => Digest::new(Algorithm::Sha512, &hasher.finalize()),
+            State::Blake3(hasher) => Digest::new(Algorithm::Blake3, hasher.finalize().as_bytes()),
+        }
     }
 }
 
@@ -218,8 +232,19 @@ mod tests {
             "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
         ];
         for (algorithm, hex) in Algorithm::ALL.into_iter().zip(expected) {
-            assert_eq!(Hasher::new(algorithm).finish().unwrap().to_hex(), hex, "{algorithm}");
-            assert_eq!(Hasher::new_collision_detecting(algorithm).finish().unwrap().to_hex(), hex, "{algorithm}");
+            assert_eq!(
+                Hasher::new(algorithm).finish().unwrap().to_hex(),
+                hex,
+                "{algorithm}"
+            );
+            assert_eq!(
+                Hasher::new_collision_detecting(algorithm)
+                    .finish()
+                    .unwrap()
+                    .to_hex(),
+                hex,
+                "{algorithm}"
+            );
         }
     }
 

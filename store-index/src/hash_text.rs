@@ -134,11 +134,15 @@ impl HashError {
     /// Returns what to do about it, if there is something.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Ambiguous { len: 32, .. } => {
-                Some("it could be md5 in hex or sha1 in nix-base32: say which with --hash-algo md5 or --hash-algo sha1")
+            Self::Ambiguous { len: 32, .. } => Some(
+                "it could be md5 in hex or sha1 in nix-base32: say which with --hash-algo md5 or --hash-algo sha1",
+            ),
+            Self::Ambiguous { .. } => {
+                Some("name the algorithm with --hash-algo, or write it as algo:digest")
             }
-            Self::Ambiguous { .. } => Some("name the algorithm with --hash-algo, or write it as algo:digest"),
-            Self::UnknownAlgorithm(_) => Some("known are md5, sha1, sha256, sha512 and blake3, in lower case"),
+            Self::UnknownAlgorithm(_) => {
+                Some("known are md5, sha1, sha256, sha512 and blake3, in lower case")
+            }
             Self::SwhidOfHistory(_) => Some("to fetch a commit, use --git URL --rev REV"),
             Self::Method { .. } => Some("git ids are sha1 or sha256"),
             _ => None,
@@ -164,29 +168,44 @@ pub fn parse(text: &str, wanted: Option<Algorithm>) -> Result<ParsedHash, HashEr
     let parsed = if text.starts_with("swh:") {
         parse_swhid(text)?
     } else if let Some((name, digest)) = text.split_once(':') {
-        let algorithm =
-            Algorithm::from_name(name).ok_or_else(|| HashError::UnknownAlgorithm(printable(name)))?;
+        let algorithm = Algorithm::from_name(name)
+            .ok_or_else(|| HashError::UnknownAlgorithm(printable(name)))?;
         let (digest, base) = parse_digest(digest, algorithm)?;
-        ParsedHash { digest, form: HashForm::Named(base) }
+        ParsedHash {
+            digest,
+            form: HashForm::Named(base),
+        }
     } else if let Some((name, digest)) = text.split_once('-') {
-        let algorithm =
-            Algorithm::from_name(name).ok_or_else(|| HashError::UnknownAlgorithm(printable(name)))?;
-        ParsedHash { digest: parse_sri_digest(digest, algorithm)?, form: HashForm::Sri }
+        let algorithm = Algorithm::from_name(name)
+            .ok_or_else(|| HashError::UnknownAlgorithm(printable(name)))?;
+        ParsedHash {
+            digest: parse_sri_digest(digest, algorithm)?,
+            form: HashForm::Sri,
+        }
     } else {
         let algorithm = match (wanted, text.len()) {
             (Some(algorithm), _) => algorithm,
             (None, 64 | 52 | 44) => Algorithm::Sha256,
             (None, 40) => Algorithm::Sha1,
             (None, 128) => Algorithm::Sha512,
-            (None, len) => return Err(HashError::Ambiguous { text: printable(text), len }),
+            (None, len) => {
+                return Err(HashError::Ambiguous {
+                    text: printable(text),
+                    len,
+                });
+            }
         };
         let (digest, base) = parse_digest(text, algorithm)?;
-        ParsedHash { digest, form: HashForm::Bare(base) }
+        ParsedHash {
+            digest,
+            form: HashForm::Bare(base),
+        }
     };
     match wanted {
-        Some(wanted) if wanted != parsed.digest.algorithm() => {
-            Err(HashError::AlgorithmsDisagree { named: parsed.digest.algorithm(), wanted })
-        }
+        Some(wanted) if wanted != parsed.digest.algorithm() => Err(HashError::AlgorithmsDisagree {
+            named: parsed.digest.algorithm(),
+            wanted,
+        }),
         _ => Ok(parsed),
     }
 }
@@ -194,11 +213,16 @@ pub fn parse(text: &str, wanted: Option<Algorithm>) -> Result<ParsedHash, HashEr
 impl ParsedHash {
     /// Makes a content address of it. Without a method a SWHID is git and anything else flat.
     pub fn into_address(self, method: Option<Method>) -> Result<ContentAddress, HashError> {
-        let disagree = |method| HashError::Method { method, algorithm: self.digest.algorithm() };
+        let disagree = |method| HashError::Method {
+            method,
+            algorithm: self.digest.algorithm(),
+        };
         match (self.form, method) {
-            (HashForm::Swhid(object), None | Some(Method::Git)) => GitHash::new(self.digest, object)
-                .map(ContentAddress::Git)
-                .ok_or_else(|| disagree(Method::Git)),
+            (HashForm::Swhid(object), None | Some(Method::Git)) => {
+                GitHash::new(self.digest, object)
+                    .map(ContentAddress::Git)
+                    .ok_or_else(|| disagree(Method::Git))
+            }
             (HashForm::Swhid(_), Some(method)) => Err(HashError::SwhidMethod(method)),
             (_, None | Some(Method::Flat)) => Ok(ContentAddress::Flat(FlatHash(self.digest))),
             (_, Some(Method::Nar)) => Ok(ContentAddress::Nar(NarHash(self.digest))),
@@ -216,18 +240,28 @@ fn parse_digest(text: &str, algorithm: Algorithm) -> Result<(Digest, Base), Hash
     let bytes = &mut bytes[..len];
     let base = if text.len() == len * 2 {
         hex::decode_to_slice(text, bytes).map_err(|error| match error {
-            hex::FromHexError::InvalidHexCharacter { index, .. } => character(text, index, "hexadecimal"),
-            _ => HashError::Malformed { text: printable(text), base: "hexadecimal" },
+            hex::FromHexError::InvalidHexCharacter { index, .. } => {
+                character(text, index, "hexadecimal")
+            }
+            _ => HashError::Malformed {
+                text: printable(text),
+                base: "hexadecimal",
+            },
         })?;
         Base::Hex
     } else if text.len() == nix32::encoded_len(len) {
-        nix32::decode_into(text.as_bytes(), bytes).map_err(|offset| character(text, offset, "nix-base32"))?;
+        nix32::decode_into(text.as_bytes(), bytes)
+            .map_err(|offset| character(text, offset, "nix-base32"))?;
         Base::Nix32
     } else if text.len() == BASE64.encode_len(len) {
         decode_base64(text, bytes)?;
         Base::Base64
     } else {
-        return Err(HashError::Length { text: printable(text), len: text.chars().count(), algorithm });
+        return Err(HashError::Length {
+            text: printable(text),
+            len: text.chars().count(),
+            algorithm,
+        });
     };
     let digest = Digest::new(algorithm, bytes).expect("the slice has the algorithm's length");
     Ok((digest, base))
@@ -239,7 +273,11 @@ fn parse_sri_digest(text: &str, algorithm: Algorithm) -> Result<Digest, HashErro
     }
     let len = algorithm.digest_len();
     if text.len() != BASE64.encode_len(len) && text.len() != BASE64_NOPAD.encode_len(len) {
-        return Err(HashError::Length { text: printable(text), len: text.chars().count(), algorithm });
+        return Err(HashError::Length {
+            text: printable(text),
+            len: text.chars().count(),
+            algorithm,
+        });
     }
     let mut bytes = [0; MAX_DIGEST_LEN];
     decode_base64(text, &mut bytes[..len])?;
@@ -249,23 +287,37 @@ fn parse_sri_digest(text: &str, algorithm: Algorithm) -> Result<Digest, HashErro
 /// Reads base64 of exactly `bytes.len()` bytes, with or without padding; the caller has checked the text's length.
 fn decode_base64(text: &str, bytes: &mut [u8]) -> Result<(), HashError> {
     let unpadded_len = BASE64_NOPAD.encode_len(bytes.len());
-    let malformed = || HashError::Malformed { text: printable(text), base: "base64" };
-    let (digits, padding) = text.as_bytes().split_at_checked(unpadded_len).ok_or_else(malformed)?;
-    if let Some(offset) = digits.iter().position(|&byte| !(byte.is_ascii_alphanumeric() || b"+/".contains(&byte))) {
+    let malformed = || HashError::Malformed {
+        text: printable(text),
+        base: "base64",
+    };
+    let (digits, padding) = text
+        .as_bytes()
+        .split_at_checked(unpadded_len)
+        .ok_or_else(malformed)?;
+    if let Some(offset) = digits
+        .iter()
+        .position(|&byte| !(byte.is_ascii_alphanumeric() || b"+/".contains(&byte)))
+    {
         return Err(character(text, offset, "base64"));
     }
     if padding.iter().any(|&byte| byte != b'=') {
         return Err(malformed());
     }
     // Decoding asks for its own estimate of the room, which for a length of 2 or 3 digits over is exact.
-    BASE64_NOPAD.decode_mut(digits, bytes).map_err(|_| malformed())?;
+    BASE64_NOPAD
+        .decode_mut(digits, bytes)
+        .map_err(|_| malformed())?;
     Ok(())
 }
 
 fn parse_swhid(text: &str) -> Result<ParsedHash, HashError> {
     let core = text.split(';').next().unwrap_or_default();
     let malformed = || HashError::Swhid(printable(text));
-    let (kind, hex) = core.strip_prefix("swh:1:").and_then(|rest| rest.split_once(':')).ok_or_else(malformed)?;
+    let (kind, hex) = core
+        .strip_prefix("swh:1:")
+        .and_then(|rest| rest.split_once(':'))
+        .ok_or_else(malformed)?;
     let object = match kind {
         "cnt" => GitObject::Blob,
         "dir" => GitObject::Tree,
@@ -279,26 +331,39 @@ fn parse_swhid(text: &str) -> Result<ParsedHash, HashError> {
     let mut bytes = [0; 20];
     hex::decode_to_slice(hex, &mut bytes).map_err(|_| malformed())?;
     let digest = Digest::new(Algorithm::Sha1, &bytes).ok_or_else(malformed)?;
-    Ok(ParsedHash { digest, form: HashForm::Swhid(object) })
+    Ok(ParsedHash {
+        digest,
+        form: HashForm::Swhid(object),
+    })
 }
 
 fn character(text: &str, offset: usize, base: &'static str) -> HashError {
     match text.get(offset..).and_then(|rest| rest.chars().next()) {
         Some(character) => HashError::Character {
             text: printable(text),
-            character: if character.is_control() { '\u{fffd}' } else { character },
+            character: if character.is_control() {
+                '\u{fffd}'
+            } else {
+                character
+            },
             offset,
             base,
         },
-        None => HashError::Malformed { text: printable(text), base },
+        None => HashError::Malformed {
+            text: printable(text),
+            base,
+        },
     }
 }
 
 /// Makes hostile text safe to print: control characters replaced, at most 160 characters.
 fn printable(text: &str) -> String {
     const MAX_SHOWN: usize = 160;
-    let mut shown: String =
-        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut shown: String = text
+        .chars()
+        .take(MAX_SHOWN)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
     if text.chars().count() > MAX_SHOWN {
         shown.push('…');
     }
@@ -340,7 +405,9 @@ impl fmt::Display for DigestInForm<'_> {
             HashForm::Named(base) => write!(f, "{algorithm}:{}", self.digest.in_base(base)),
             HashForm::Bare(base) => f.write_str(&self.digest.in_base(base)),
             HashForm::Swhid(GitObject::Tree) => write!(f, "swh:1:dir:{}", self.digest.to_hex()),
-            HashForm::Swhid(GitObject::Blob | GitObject::Any) => write!(f, "swh:1:cnt:{}", self.digest.to_hex()),
+            HashForm::Swhid(GitObject::Blob | GitObject::Any) => {
+                write!(f, "swh:1:cnt:{}", self.digest.to_hex())
+            }
         }
     }
 }

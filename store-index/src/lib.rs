@@ -1,2 +1,17 @@
-//! placeholder
+//! Content by hash on this machine: content addresses, store paths, and an index that answers "which file has this
+//! digest?" for Nix and Guix stores, folders and media.
+//!
+//! The crate is synchronous and offline: it has no network code and no async runtime, and the fetcher depends on it,
+//! never the other way round. What it finds is a hint; whoever uses a file hashes it again as it lands.
+
+pub mod address;
+pub mod beneath;
 pub mod digest;
+pub mod git_tree;
+pub mod hash_text;
+pub mod links;
+pub mod nar;
+pub mod nix32;
+pub mod store_path;
+pub mod tree;
+pub mod watch;

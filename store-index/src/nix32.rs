@@ -21,7 +21,11 @@ const VALUES: [u8; 256] = {
 
 /// Returns how many characters `bytes` bytes take.
 pub const fn encoded_len(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { (bytes * 8 - 1) / 5 + 1 }
+    if bytes == 0 {
+        0
+    } else {
+        (bytes * 8 - 1) / 5 + 1
+    }
 }
 
 /// Prints bytes as nix-base32.
@@ -31,7 +35,9 @@ pub fn encode(bytes: &[u8]) -> String {
         let (byte, shift) = (position * 5 / 8, position * 5 % 8);
         let low = u16::from(bytes[byte]);
         let high = bytes.get(byte + 1).map_or(0, |&next| u16::from(next));
-        text.push(char::from(ALPHABET[usize::from(((high << 8 | low) >> shift) & 31)]));
+        text.push(char::from(
+            ALPHABET[usize::from(((high << 8 | low) >> shift) & 31)],
+        ));
     }
     text
 }
@@ -74,16 +80,33 @@ mod tests {
     #[test]
     fn agrees_with_nix() {
         let digest = crate::digest::sha256(b"hello\n");
-        assert_eq!(encode(&digest), "00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq");
-        assert_eq!(decode(b"00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq"), Some(digest));
+        assert_eq!(
+            encode(&digest),
+            "00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq"
+        );
+        assert_eq!(
+            decode(b"00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq"),
+            Some(digest)
+        );
     }
 
     #[test]
     fn refuses_what_would_not_print_the_same() {
-        assert_eq!(decode::<32>(b"z0xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq"), None, "bits left over");
-        assert_eq!(decode::<32>(b"00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aqq"), None, "too long");
+        assert_eq!(
+            decode::<32>(b"z0xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq"),
+            None,
+            "bits left over"
+        );
+        assert_eq!(
+            decode::<32>(b"00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aqq"),
+            None,
+            "too long"
+        );
         let mut bytes = [0; 32];
-        let bad = decode_into(b"00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4ae", &mut bytes);
+        let bad = decode_into(
+            b"00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4ae",
+            &mut bytes,
+        );
         assert_eq!(bad, Err(51), "e is no digit");
     }
 }

@@ -1,0 +1,251 @@
+//! Opens files beneath a root without ever leaving it.
+//!
+//! Names come from indexes and listings, which may be hostile: a candidate must be found beneath its root, and be a
+//! regular file at the moment of opening, not a device, pipe or terminal that does something when opened.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+/// The longest symbolic link target that is read, in bytes: Linux's own limit.
+const MAX_SYMLINK_TARGET_LEN: usize = 4096;
+
+/// A directory that everything opened through it lies beneath.
+#[derive(Debug)]
+pub struct Beneath {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+/// Something opened beneath a root.
+#[derive(Debug)]
+pub enum Node {
+    /// A regular file, open for reading.
+    File(File),
+    /// A directory, open for listing.
+    Directory(OwnedFd),
+    /// A symbolic link's target.
+    Symlink(Vec<u8>),
+}
+
+impl Beneath {
+    /// Opens a root. The path itself comes from the user or the configuration and may contain symbolic links.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|error| name(path, error))?;
+        Ok(Self {
+            directory,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Returns the root's path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a regular file for reading; anything else is an error of kind `InvalidInput`.
+    pub fn open_file(&self, relative: &Path) -> io::Result<File> {
+        match self.open_node(relative)? {
+            Node::File(file) => Ok(file),
+            Node::Directory(_) => Err(self.unfit(relative, "is a directory, not a file")),
+            Node::Symlink(_) => Err(self.unfit(relative, "is a symbolic link, not a file")),
+        }
+    }
+
+    /// Opens a file, directory or symbolic link, itself not followed.
+    pub fn open_node(&self, relative: &Path) -> io::Result<Node> {
+        self.check(relative)?;
+        let named = |error: Errno| name(&self.path.join(relative), error);
+        // Without touching it, see what it is; only then open it for reading, and see that it is still the same.
+        let found = resolve(
+            self.directory.as_fd(),
+            relative,
+            OFlags::PATH | OFlags::NOFOLLOW,
+        )
+        .map_err(named)?;
+        let before = rustix::fs::fstat(&found).map_err(named)?;
+        match FileType::from_raw_mode(before.st_mode) {
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let opened = resolve(self.directory.as_fd(), relative, flags).map_err(named)?;
+                self.same(
+                    relative,
+                    &before,
+                    &rustix::fs::fstat(&opened).map_err(named)?,
+                )?;
+                Ok(Node::File(File::from(opened)))
+            }
+            FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+                let opened = resolve(self.directory.as_fd(), relative, flags).map_err(named)?;
+                self.same(
+                    relative,
+                    &before,
+                    &rustix::fs::fstat(&opened).map_err(named)?,
+                )?;
+                Ok(Node::Directory(opened))
+            }
+            FileType::Symlink => {
+                let target =
+                    rustix::fs::readlinkat(&found, "", Vec::with_capacity(256)).map_err(named)?;
+                if target.as_bytes().len() > MAX_SYMLINK_TARGET_LEN {
+                    return Err(self.unfit(relative, "has a target that is too long"));
+                }
+                Ok(Node::Symlink(target.into_bytes()))
+            }
+            _ => Err(self.unfit(relative, "is neither file, directory nor symbolic link")),
+        }
+    }
+
+    fn check(&self, relative: &Path) -> io::Result<()> {
+        let plain = relative
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if plain
+            && !relative.as_os_str().is_empty()
+            && !relative.as_os_str().as_bytes().contains(&0)
+        {
+            Ok(())
+        } else {
+            Err(self.unfit(relative, "is not a plain relative path"))
+        }
+    }
+
+    fn same(&self, relative: &Path, before: &Stat, after: &Stat) -> io::Result<()> {
+        if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino) {
+            Ok(())
+        } else {
+            Err(self.unfit(relative, "was replaced while it was opened"))
+        }
+    }
+
+    fn unfit(&self, relative: &Path, what: &str) -> io::Error {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} {what}", self.path.join(relative).display()),
+        )
+    }
+}
+
+/// Puts the path into an error, which the kernel's number does not carry.
+fn name(path: &Path, error: Errno) -> io::Error {
+    let error = io::Error::from(error);
+    io::Error::new(
+        error.kind(),
+        format!("cannot open {}: {error}", path.display()),
+    )
+}
+
+fn resolve(root: BorrowedFd<'_>, relative: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, relative, flags, Mode::empty(), beneath) {
+        // Old kernels, and seccomp filters that do not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => resolve_by_component(root, relative, flags),
+        answer => answer,
+    }
+}
+
+/// The same without `openat2`, stricter: no symbolic link on the way is followed.
+fn resolve_by_component(
+    root: BorrowedFd<'_>,
+    relative: &Path,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let mut directory: Option<OwnedFd> = None;
+    let mut parts = relative.components().peekable();
+    while let Some(part) = parts.next() {
+        let at = directory.as_ref().map_or(root, |fd| fd.as_fd());
+        let part_flags = if parts.peek().is_some() {
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+        } else {
+            flags
+        };
+        directory = Some(rustix::fs::openat(
+            at,
+            part.as_os_str(),
+            part_flags,
+            Mode::empty(),
+        )?);
+    }
+    directory.ok_or(Errno::NOENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn fixture() -> (tempfile::TempDir, Beneath) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs_err::create_dir_all(root.join("sub")).unwrap();
+        fs_err::write(root.join("sub/file"), "inside").unwrap();
+        fs_err::write(dir.path().join("secret"), "outside").unwrap();
+        symlink("../../secret", root.join("sub/out")).unwrap();
+        symlink("..", root.join("up")).unwrap();
+        let beneath = Beneath::open(&root).unwrap();
+        (dir, beneath)
+    }
+
+    #[test]
+    fn files_inside_open_and_nothing_leads_out() {
+        let (_dir, beneath) = fixture();
+        assert_eq!(
+            std::io::read_to_string(beneath.open_file(Path::new("sub/file")).unwrap()).unwrap(),
+            "inside"
+        );
+        for path in [
+            "sub/out",
+            "up/secret",
+            "../secret",
+            "/etc/passwd",
+            "sub/../../secret",
+            "",
+            ".",
+            "sub",
+        ] {
+            assert!(beneath.open_file(Path::new(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn without_openat2_nothing_leads_out_either() {
+        let (_dir, beneath) = fixture();
+        let open = |path: &str| {
+            resolve_by_component(
+                beneath.directory.as_fd(),
+                Path::new(path),
+                OFlags::RDONLY | OFlags::NOFOLLOW,
+            )
+        };
+        assert!(open("sub/file").is_ok());
+        assert!(open("sub/out").is_err());
+        assert!(open("up/secret").is_err());
+    }
+
+    #[test]
+    fn pipes_are_refused_without_blocking() {
+        let (dir, beneath) = fixture();
+        let pipe = dir.path().join("root/pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            FileType::Fifo,
+            Mode::from_raw_mode(0o644),
+            0,
+        )
+        .unwrap();
+        assert_eq!(
+            beneath.open_node(Path::new("pipe")).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+}
