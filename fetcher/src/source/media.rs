@@ -1,11 +1,14 @@
-//! Folders and media, through their indexes.
+//! Folders and media: through their indexes, and by name where there is none.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use store_index::index::Location;
 use store_index::watch::Watch;
 
-use super::{Candidate, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind, printable_path};
+use super::{
+    Candidate, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind, by_name, printable_path,
+};
 use crate::places::MediumPlace;
 use crate::request::Request;
 
@@ -20,6 +23,20 @@ impl Media {
             medium: Rc::clone(medium),
         }
     }
+
+    fn candidate(&self, path: &Path, size: Option<u64>) -> Candidate {
+        let own = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let names = KnownNames::Known(own.into_iter().collect());
+        Candidate::local(
+            SourceKind::Media,
+            &self.medium.root,
+            path.to_owned(),
+            size,
+            names,
+        )
+    }
 }
 
 impl Source for Media {
@@ -31,43 +48,32 @@ impl Source for Media {
         printable_path(self.medium.root.path())
     }
 
-    fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
-        if self.medium.indexes.is_empty() {
-            return Lookup::Unavailable(format!(
-                "it has no index; store-index update {} makes one",
-                self.location()
-            ));
-        }
+    fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
         let mut candidates = Vec::new();
         let mut trouble = None;
         for index in &self.medium.indexes {
             match index.look_up(&request.address, MAX_CANDIDATES) {
                 Ok(entries) => {
                     candidates.extend(entries.iter().filter_map(|entry| match &entry.location {
-                        Location::File(path) => {
-                            let own = path
-                                .file_name()
-                                .map(|name| name.to_string_lossy().into_owned());
-                            let names = KnownNames::Known(own.into_iter().collect());
-                            let root = &self.medium.root;
-                            Some(Candidate::local(
-                                SourceKind::Media,
-                                root,
-                                path.clone(),
-                                Some(entry.size),
-                                names,
-                            ))
-                        }
+                        Location::File(path) => Some(self.candidate(path, Some(entry.size))),
                         Location::Link(_) => None,
                     }))
                 }
                 Err(error) => trouble = Some(format!("the index is damaged: {error}")),
             }
         }
-        match (candidates.is_empty(), trouble) {
-            (false, _) => Lookup::Found(candidates),
-            (true, Some(trouble)) => Lookup::Unavailable(trouble),
-            (true, None) => Lookup::Absent(None),
+        if candidates.is_empty() {
+            let by_name = by_name::candidates(&self.medium.root, request, watch);
+            candidates.extend(by_name.iter().map(|path| self.candidate(path, None)));
+        }
+        match trouble {
+            _ if !candidates.is_empty() => Lookup::Found(candidates),
+            Some(trouble) => Lookup::Unavailable(trouble),
+            None if self.medium.indexes.is_empty() => Lookup::Absent(Some(format!(
+                "it has no index, and no file of the expected name was found; store-index update {} makes an index",
+                self.location()
+            ))),
+            None => Lookup::Absent(None),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A source says where the content may be; it reads no content. Copying, hashing and publishing are the same for
 //! all. Adding a source is a file here and a line in [`in_order`].
 
+mod by_name;
 mod links;
 mod media;
 mod store;
