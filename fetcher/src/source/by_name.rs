@@ -20,8 +20,14 @@ const MAX_ENTRIES: usize = 200_000;
 /// Folders in which mirrors keep files flat.
 const FLAT_FOLDERS: [&str; 2] = ["", "distfiles"];
 
-/// Returns paths on the medium that may be the wanted file, the likeliest first. Nothing is opened.
-pub(super) fn candidates(root: &Beneath, request: &Request, watch: Watch<'_>) -> Vec<PathBuf> {
+/// Returns paths on the medium that may be the wanted file, the likeliest first. Nothing is opened; directories are
+/// listed only if `may_search`.
+pub(super) fn candidates(
+    root: &Beneath,
+    request: &Request,
+    may_search: bool,
+    watch: Watch<'_>,
+) -> Vec<PathBuf> {
     let names = expected_names(request);
     let mut found: Vec<PathBuf> = Vec::new();
     let mut guesses: Vec<PathBuf> = request
@@ -43,7 +49,7 @@ pub(super) fn candidates(root: &Beneath, request: &Request, watch: Watch<'_>) ->
             found.push(guess);
         }
     }
-    if found.is_empty() && !names.is_empty() {
+    if may_search && found.is_empty() && !names.is_empty() {
         search(root, &names, watch, &mut found);
     }
     found.truncate(MAX_CANDIDATES);

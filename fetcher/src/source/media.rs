@@ -63,7 +63,8 @@ impl Source for Media {
             }
         }
         if candidates.is_empty() {
-            let by_name = by_name::candidates(&self.medium.root, request, watch);
+            let search = self.medium.indexes.is_empty();
+            let by_name = by_name::candidates(&self.medium.root, request, search, watch);
             candidates.extend(by_name.iter().map(|path| self.candidate(path, None)));
         }
         match trouble {
