@@ -361,13 +361,6 @@ fn target(output: Option<PathBuf>, name: Option<&str>) -> Result<Target, FetchEr
             ));
         }
     };
-    // `.` and `..` at the end name a directory, not a place for an output.
-    if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
-        return Err(FetchError::usage(format!(
-            "the output '{}' names a directory, not a file in one",
-            crate::source::printable_path(&path)
-        )));
-    }
     let absolute = std::path::absolute(&path).map_err(|error| {
         FetchError::local(format!("cannot find the working directory: {error}"))
     })?;

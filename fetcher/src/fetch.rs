@@ -136,6 +136,16 @@ impl Walk<'_> {
         };
         for mut source in source::in_order(places, self.request) {
             if source.is_network() && self.policy.offline {
+                let reason = Some("the network is off (--offline)".to_owned());
+                let (kind, location) = (source.kind(), source.location());
+                self.record(
+                    kind,
+                    location,
+                    AttemptResult::Skipped,
+                    reason,
+                    0,
+                    Instant::now(),
+                );
                 continue;
             }
             if let Some(done) = self.ask(source.as_mut(), &mut room)? {
@@ -179,6 +189,10 @@ impl Walk<'_> {
                 "the output {location} is already there: {what}"
             ))
             .with_hint("remove it, choose another path with -o, or replace it with --force")),
+            Found::FullDirectory(what) => Err(FetchError::local(format!(
+                "the output {location} is already there: {what}"
+            ))
+            .with_hint("remove it or choose another path with -o; a directory is never replaced")),
         }
     }
 
@@ -474,14 +488,13 @@ impl Walk<'_> {
                 bytes,
             ),
             Err(TreeError::Interrupted) => return Err(FetchError::interrupted()),
-            Err(TreeError::Visit { path, source })
-                if source.kind() != io::ErrorKind::InvalidData =>
-            {
-                let source = io::Error::new(
-                    source.kind(),
-                    format!("{}: {source}", printable_path(&path)),
-                );
-                return Err(self.write_error(&source));
+            // The hashes of git refuse content that was made to collide.
+            Err(TreeError::Visit { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+                (AttemptResult::Mismatch, source.to_string(), 0)
+            }
+            Err(TreeError::Visit { path, source }) => {
+                let place = format!("{}: {source}", printable_path(&path));
+                return Err(self.write_error(&io::Error::new(source.kind(), place)));
             }
             Err(error) => (AttemptResult::Failed, error.to_string(), 0),
         };
@@ -537,11 +550,13 @@ impl Walk<'_> {
     fn accept_what_appeared(&self, place: &Place) -> Result<(), FetchError> {
         match output::examine(self.request, place, self.watch)? {
             Found::Right(_) => Ok(()),
-            Found::Nothing | Found::Wrong(_) => Err(FetchError::local(format!(
-                "while this ran, something else appeared at the output {}",
-                printable_path(&place.path)
-            ))
-            .with_hint("nothing was replaced; use --force to replace it")),
+            Found::Nothing | Found::Wrong(_) | Found::FullDirectory(_) => {
+                Err(FetchError::local(format!(
+                    "while this ran, something else appeared at the output {}",
+                    printable_path(&place.path)
+                ))
+                .with_hint("nothing was replaced; use --force to replace it"))
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) enum Found {
     Right(Verified),
     /// Something else, described.
     Wrong(&'static str),
+    /// A directory with something in it, which is not replaced even on request.
+    FullDirectory(&'static str),
 }
 
 /// Looks at what stands at the output.
@@ -44,8 +46,13 @@ pub(crate) fn examine(
         Some(Standing::Symlink) => Ok(Found::Wrong("a symbolic link, which is not followed")),
         Some(Standing::Special) => Ok(Found::Wrong("a device, pipe or socket")),
         Some(Standing::Directory(directory)) => {
+            let wrong = if publish::is_empty(&directory).map_err(|error| unreadable(&error))? {
+                Found::Wrong
+            } else {
+                Found::FullDirectory
+            };
             if matches!(request.address, ContentAddress::Flat(_)) {
-                return Ok(Found::Wrong("a directory"));
+                return Ok(wrong("a directory"));
             }
             watch
                 .progress
@@ -54,7 +61,7 @@ pub(crate) fn examine(
             watch.progress.end();
             match verdict {
                 Ok(Verdict::Right(verified)) => Ok(Found::Right(verified)),
-                Ok(Verdict::Wrong { .. }) => Ok(Found::Wrong("a directory with other content")),
+                Ok(Verdict::Wrong { .. }) => Ok(wrong("a directory with other content")),
                 Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
                 Err(error) => Err(unreadable(&error)),
             }

@@ -79,7 +79,9 @@ pub fn tree(
             // The old file takes the hidden name and goes with it.
             match moved(RenameFlags::EXCHANGE) {
                 Ok(()) => {}
-                Err(Errno::NOENT) => {
+                Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
+                    // Gone meanwhile, or a file system that cannot exchange: then there is a moment without either.
+                    staging::unlink_file(place)?;
                     moved(RenameFlags::NOREPLACE)?;
                     hidden.disarm();
                 }
@@ -155,18 +157,30 @@ fn clear_empty_directory(place: &Place) -> io::Result<()> {
 
 /// Sets the mode of an output: 0666 or 0777 less umask, the owner's executable bit always as said.
 pub(crate) fn set_mode(file: &File, executable: bool) -> io::Result<()> {
-    let stat = rustix::fs::fstat(file)?;
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    let wanted = if executable {
-        // Who may read may execute; the umask has been at work on the reading bits.
-        mode | Mode::XUSR | Mode::from_raw_mode((mode.as_raw_mode() & 0o044) >> 2)
+    let executable_bits = Mode::XUSR | Mode::XGRP | Mode::XOTH;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode & 0o7777);
+    let wanted = if !executable {
+        mode.difference(executable_bits)
+    } else if mode.intersects(executable_bits) {
+        mode | Mode::XUSR
     } else {
-        mode.difference(Mode::XUSR | Mode::XGRP | Mode::XOTH)
+        // A file that was there before: who may read may execute.
+        mode | Mode::XUSR | Mode::from_raw_mode((mode.as_raw_mode() & 0o044) >> 2)
     };
     if wanted != mode {
         rustix::fs::fchmod(file, wanted)?;
     }
     Ok(())
+}
+
+/// Returns whether nothing is in a directory.
+pub(crate) fn is_empty(directory: &OwnedFd) -> io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Returns whether the owner may execute a file.

@@ -24,6 +24,9 @@ const HIDDEN_DIGITS: usize = 16;
 /// How often a random name may be taken before something is wrong.
 const MAX_NAME_TRIES: usize = 16;
 
+/// Files are made executable, so that the umask shows in every bit; publication takes the bits away again.
+const STAGED_MODE: Mode = Mode::from_raw_mode(0o777);
+
 /// The deepest leftover that is removed, in directories; staged trees are no deeper.
 const MAX_SWEEP_DEPTH: usize = store_index::tree::MAX_DEPTH + 1;
 
@@ -122,12 +125,7 @@ impl StagedFile {
     /// Makes one beside an output.
     pub fn beside(place: &Place) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::openat(
-            place.directory.as_fd(),
-            ".",
-            flags,
-            Mode::from_raw_mode(0o666),
-        ) {
+        match rustix::fs::openat(place.directory.as_fd(), ".", flags, STAGED_MODE) {
             Ok(fd) => Ok(Self {
                 file: File::from(fd),
                 hidden: None,
@@ -152,7 +150,7 @@ impl StagedFile {
         let (fd, hidden) = hidden(place, |directory, name| {
             let flags =
                 OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o666))
+            rustix::fs::openat(directory, name, flags, STAGED_MODE)
         })?;
         Ok(Self {
             file: File::from(fd),
@@ -271,6 +269,14 @@ fn is_hidden_name(name: &OsStr) -> bool {
                     .iter()
                     .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
         })
+}
+
+/// Removes a file or symbolic link at the output, if there is one.
+pub(crate) fn unlink_file(place: &Place) -> io::Result<()> {
+    match rustix::fs::unlinkat(&*place.directory, &place.name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Removes a file or a whole directory, following nothing.

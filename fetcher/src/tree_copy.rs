@@ -183,6 +183,12 @@ impl Visitor for Copier {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
         let file = rustix::fs::openat(directory.as_fd(), OsStr::from_bytes(&name), flags, mode)?;
+        if executable
+            && !Mode::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).contains(Mode::XUSR)
+        {
+            // The umask may take the owner's bit, which is part of the content.
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(0o700))?;
+        }
         self.file = Some(File::from(file));
         self.bytes += size;
         self.hasher.visitor().file_start(executable, size)
