@@ -212,7 +212,7 @@ impl Places {
             for opened in index::find_named(path) {
                 match opened {
                     Ok(index) => indexes.push(index),
-                    Err(error) => self.warn_of(path, &error),
+                    Err(error) => self.warn_of(&error),
                 }
             }
         }
@@ -235,21 +235,14 @@ impl Places {
                     printable_path(root.path())
                 )),
                 Err(error) if error.is_absent() => {}
-                Err(error) => self.warn_of(&directory, &error),
+                Err(error) => self.warn_of(&error),
             }
         }
         own
     }
 
-    fn warn_of(&mut self, path: &Path, error: &OpenError) {
-        let hint = error
-            .hint()
-            .map(|hint| format!("; {hint}"))
-            .unwrap_or_default();
-        self.warnings.push(format!(
-            "the index {} is left out: {error}{hint}",
-            printable_path(path)
-        ));
+    fn warn_of(&mut self, error: &OpenError) {
+        self.warnings.push(format!("{error}; {}", error.hint()));
     }
 }
 

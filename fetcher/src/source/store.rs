@@ -1,5 +1,6 @@
 //! Items of a store: under the names one would expect, then under any name.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 
 use rustix::fs::{Dir, Mode, OFlags};
@@ -79,13 +80,14 @@ impl AnyName {
         let Ok(metadata) = fs_err::metadata(self.store.root.path()) else {
             return false;
         };
-        let Ok(modified) = metadata.modified() else {
-            return false;
-        };
-        self.store
-            .indexes
+        let modified_ns = metadata
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(metadata.mtime_nsec());
+        let indexes = &self.store.indexes;
+        indexes
             .iter()
-            .any(|index| index.covers(&request.address) && index.is_fresh_for(modified))
+            .any(|index| index.covers(&request.address) && index.is_fresh_for(modified_ns))
     }
 }
 
