@@ -115,6 +115,17 @@ impl OpenError {
         }
     }
 
+    /// Returns the index directory.
+    pub fn directory(&self) -> &Path {
+        match self {
+            Self::Absent(directory)
+            | Self::Read { directory, .. }
+            | Self::NewerVersion { directory, .. }
+            | Self::Manifest { directory, .. }
+            | Self::Segment { directory, .. } => directory,
+        }
+    }
+
     /// Returns true if there is nothing, as opposed to something unusable.
     pub const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent(_))

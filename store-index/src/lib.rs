@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod beneath;
+pub mod check;
 pub mod digest;
 pub mod format;
 pub mod git_tree;
