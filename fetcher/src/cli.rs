@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use store_index::address::Method;
 use store_index::digest::Algorithm;
 use store_index::hash_text;
@@ -580,7 +580,7 @@ impl ReportArgs {
         let progress = match environment.or(self.progress, "FETCH_PROGRESS")?.as_deref() {
             None if quiet => ProgressMode::None,
             None => ProgressMode::Auto,
-            Some(name) => ProgressMode::from_name(name).ok_or_else(|| {
+            Some(name) => ProgressMode::from_str(name, false).map_err(|_| {
                 FetchError::usage(format!(
                     "--progress '{name}' is unknown; known are auto, bar, plain, json and none"
                 ))

@@ -23,7 +23,7 @@ const JSON_EVERY: Duration = Duration::from_millis(200);
 const BAR_HZ: u8 = 10;
 
 /// How progress is shown: `--progress`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProgressMode {
     /// A bar on a terminal, plain lines elsewhere.
     #[default]
@@ -36,20 +36,6 @@ pub enum ProgressMode {
     Json,
     /// Nothing.
     None,
-}
-
-impl ProgressMode {
-    /// Finds a mode by its name on the command line.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
-            "auto" => Self::Auto,
-            "bar" => Self::Bar,
-            "plain" => Self::Plain,
-            "json" => Self::Json,
-            "none" => Self::None,
-            _ => return None,
-        })
-    }
 }
 
 /// Shows the progress of one task after another.
@@ -89,8 +75,8 @@ impl Terminal {
     pub fn line(&self, line: &str) {
         let task = self.task();
         match task.as_ref().and_then(|task| task.bar.as_ref()) {
-            Some(bar) => bar.suspend(|| write_line(line)),
-            None => write_line(line),
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
         }
     }
 
@@ -107,7 +93,7 @@ impl Terminal {
                     .get_or_insert_with(|| new_bar(&task.what, task.unit, task.total));
                 bar.set_position(done);
             }
-            ProgressMode::Plain => write_line(&format!(
+            ProgressMode::Plain => say(&format!(
                 "{}: {}",
                 task.what,
                 amount(done, task.total, task.unit)
@@ -184,7 +170,7 @@ impl Progress for Terminal {
         match self.mode {
             ProgressMode::None => {}
             ProgressMode::Json => {
-                write_line(&serde_json::json!({ "event": "note", "text": line }).to_string());
+                say(&serde_json::json!({ "event": "note", "text": line }).to_string());
             }
             _ => self.line(line),
         }
@@ -225,10 +211,11 @@ fn write_event(task: &Task, event: &str, done: u64) {
     let event = serde_json::json!({
         "event": event, "what": task.what, "unit": unit, "done": done, "total": task.total,
     });
-    write_line(&event.to_string());
+    say(&event.to_string());
 }
 
-/// A line at once, so that lines of several processes do not mix. A closed standard error is nobody's loss.
-fn write_line(line: &str) {
+/// Writes a line to standard error, at once, so that lines of several processes do not mix. A closed standard error is
+/// nobody's loss.
+pub fn say(line: &str) {
     drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
 }
