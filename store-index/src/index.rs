@@ -36,6 +36,8 @@ pub struct Entry {
     pub location: Location,
     /// The size in bytes when it was indexed.
     pub size: u64,
+    /// True if a checksum list says so and nobody has read the file.
+    pub hint: bool,
 }
 
 /// A place below a root.
@@ -175,6 +177,9 @@ impl Index {
     /// is of that folder whatever it says, or a disc could send us anywhere.
     pub fn root(&self) -> Root {
         match self.folder_around() {
+            Some(folder) if self.manifest.root.kind() == RootKind::Medium => {
+                Root::recorded(RootKind::Medium, folder, self.manifest.root.id())
+            }
             Some(folder) => Root::canonical_folder(folder),
             None => self.manifest.root.clone(),
         }
@@ -250,6 +255,7 @@ impl Index {
             entries.push(Entry {
                 location: Location::Link(name),
                 size,
+                hint: false,
             });
         }
         for &kind in KeyKind::of_address(address) {
@@ -288,12 +294,14 @@ fn entry(object: Object) -> Option<Entry> {
         Object::Link { name, size } => Some(Entry {
             location: Location::Link(name),
             size,
+            hint: false,
         }),
         Object::File(file) => {
             let path = PathBuf::from(std::ffi::OsString::from_vec(file.path));
             Some(Entry {
                 location: Location::File(path),
                 size: file.size,
+                hint: file.hint,
             })
         }
         // No key leads to an item; a damaged one may.

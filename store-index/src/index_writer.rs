@@ -15,7 +15,8 @@ use crate::key::KeySet;
 use crate::manifest::{
     self, DEAD_SUFFIX, DeadEntry, MAX_SEGMENTS, Manifest, SEGMENT_SUFFIX, SegmentEntry,
 };
-use crate::root::Root;
+use crate::places::is_in_place;
+use crate::root::{Root, RootKind};
 use crate::segment::batch::Batch;
 use crate::segment::merge::{MergeError, merge};
 use crate::segment::reader::Segment;
@@ -144,7 +145,8 @@ impl IndexWriter {
         let lock = lock(directory, watch)?;
         let mut warnings = Vec::new();
         let old = match read_manifest(directory) {
-            Ok(old) if old.root.id() != root.id() => {
+            // What lies in a folder is of that folder, whatever it says; it may have been copied there.
+            Ok(old) if old.root.id() != root.id() && !is_in_place(directory) => {
                 return Err(WriteError::OtherRoot {
                     directory: directory.to_owned(),
                     found: Box::new(old.root),
@@ -207,6 +209,7 @@ impl IndexWriter {
         self.outdated = outdated.len();
         self.manifest.kinds = kinds;
         self.manifest.finished = self.was_finished;
+        self.manifest.whole = old.whole && self.was_finished;
         self.manifest.store_mtime_ns = old.store_mtime_ns.filter(|_| self.was_finished);
         for (entry, segment) in outdated.into_iter().chain(current) {
             self.manifest.segments.push(entry);
@@ -218,6 +221,16 @@ impl IndexWriter {
     /// Notes where the root's files are read, for checks.
     pub fn record_real(&mut self, real: &Path) {
         self.manifest.real = (real != self.manifest.root.path()).then(|| real.to_owned());
+    }
+
+    /// Notes whether an update of a medium left nothing out, so that one that cannot change is not walked again.
+    pub fn note_whole(&mut self, whole: bool) {
+        self.manifest.whole = whole && self.manifest.root.kind() == RootKind::Medium;
+    }
+
+    /// Publishes what was noted, when there is nothing else to do.
+    pub fn publish_notes(&mut self) -> Result<(), WriteError> {
+        self.publish()
     }
 
     /// Returns all segments, as in the manifest.
@@ -489,6 +502,35 @@ impl IndexWriter {
             directory: self.directory.clone(),
             error,
         }
+    }
+}
+
+/// Removes an index while no update of it runs. The manifest goes first, so that it is whole or none to readers. What
+/// the directory holds besides stays, and with it the directory.
+pub fn forget(directory: &Path) -> io::Result<()> {
+    let lock = fs_err::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(directory.join(LOCK_NAME))?
+        .into_file();
+    lock.try_lock().map_err(io::Error::from)?;
+    fs_err::remove_file(directory.join(manifest::FILE_NAME))?;
+    for entry in fs_err::read_dir(directory)?.flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| {
+            manifest::is_file_name(name, SEGMENT_SUFFIX)
+                || manifest::is_file_name(name, DEAD_SUFFIX)
+                || name.starts_with(TEMPORARY_PREFIX)
+                || [LOCK_NAME, crate::media::NOTE_NAME].contains(&name)
+        });
+        // An update that waits for the lock meanwhile finds its directory gone, and says so.
+        if ours {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    match fs_err::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
     }
 }
 

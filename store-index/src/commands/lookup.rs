@@ -8,10 +8,11 @@ use store_index::key::KeyKind;
 use store_index::path_text;
 
 use super::{
-    DONE, Failure, NOT_FOUND, is_mounted, open_indexes, print, print_json, real_path, shown,
+    DONE, Failure, Located, Locator, NOT_FOUND, open_indexes, print, print_json, shown,
     warn_unusable,
 };
-use crate::cli::{LookupArgs, RootArg, Talk};
+use crate::cli::{LookupArgs, Talk};
+use store_index::root::RootKind;
 use store_index::terminal::say;
 
 /// The most places that are named for one index: a folder may hold a million empty files.
@@ -19,7 +20,7 @@ const MAX_PLACES: usize = 100;
 
 pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
     let address = args.address()?;
-    let named = args.places.roots()?;
+    let locator = Locator::new(&args.places)?;
     let (mut found, mut asked) = (Vec::new(), 0);
     for index in open_indexes(&args.places)? {
         let index = match index {
@@ -39,11 +40,19 @@ pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
             ));
         }
         match index.look_up(&address, MAX_PLACES) {
-            Ok(entries) => found.extend(
-                entries
-                    .into_iter()
-                    .filter_map(|entry| place(&index, &entry, &named)),
-            ),
+            Ok(entries) if entries.is_empty() => {}
+            Ok(entries) => {
+                let located = locator.locate(&index);
+                for place in entries
+                    .iter()
+                    .filter_map(|entry| place(&index, entry, &located))
+                {
+                    // A medium may have an index on it and another one here.
+                    if !found.iter().any(|known: &Place| known.text == place.text) {
+                        found.push(place);
+                    }
+                }
+            }
             Err(error) if !talk.quiet => say(&format!("warning: {error}")),
             Err(_) => {}
         }
@@ -80,26 +89,32 @@ struct Place {
 }
 
 /// Returns where an entry is; `None` if it is not there any more, though its root is.
-fn place(index: &Index, entry: &Entry, named: &[RootArg]) -> Option<Place> {
+fn place(index: &Index, entry: &Entry, located: &Located) -> Option<Place> {
     let root = index.root();
-    let real = real_path(index, &root, named);
-    let path = real.join(entry.location.relative_path());
-    let mounted = is_mounted(&real);
+    let Located {
+        real,
+        mounted,
+        label,
+    } = located;
+    let (mounted, path) = (*mounted, real.join(entry.location.relative_path()));
     if mounted && !is_still_there(&path, entry.size) {
         return None;
     }
     let json = serde_json::json!({
-        "root": path_text::lossy(root.path()),
+        "root": path_text::lossy(if root.kind() == RootKind::Medium { real } else { root.path() }),
         "kind": root.kind().name(),
         "path": path_text::lossy(&path),
-        "hint": false,
+        "hint": entry.hint,
         "mounted": mounted,
-        "label": null,
+        "label": label,
     });
-    let text = if mounted {
-        shown(&path)
-    } else {
-        format!("{} (not mounted)", shown(&path))
+    let text = match label {
+        _ if mounted => shown(&path),
+        Some(label) => format!(
+            "{} (on «{label}», which is not mounted)",
+            shown(&entry.location.relative_path())
+        ),
+        None => format!("{} (not mounted)", shown(&path)),
     };
     Some(Place { text, json })
 }
