@@ -220,7 +220,10 @@ impl IndexWriter {
 
     /// Notes where the root's files are read, for checks.
     pub fn record_real(&mut self, real: &Path) {
-        self.manifest.real = (real != self.manifest.root.path()).then(|| real.to_owned());
+        // A medium lies elsewhere tomorrow, and its index says nothing of the machine that made it.
+        let elsewhere =
+            self.manifest.root.kind() != RootKind::Medium && real != self.manifest.root.path();
+        self.manifest.real = elsewhere.then(|| real.to_owned());
     }
 
     /// Notes whether an update of a medium left nothing out, so that one that cannot change is not walked again.

@@ -14,7 +14,7 @@ use crate::digest::sha256;
 use crate::index::{Index, OpenError, find_default, read_manifest};
 use crate::mounts::{self, Mount, is_default_medium, label_and_uuid, medium_identity, mount_of};
 use crate::path_text;
-use crate::places::IN_PLACE_DIR;
+use crate::places::{IN_PLACE_DIR, is_in_place};
 use crate::root::{Root, RootId, RootKind};
 
 /// The note's name in the index directory.
@@ -197,7 +197,7 @@ fn is_remote(mount: &Mount) -> bool {
 impl Remembered {
     /// Takes an index with the note beside it.
     pub fn of(index: Index) -> Self {
-        let note = Note::read(index.directory());
+        let note = Note::of(&index);
         Self { index, note }
     }
 
@@ -225,6 +225,16 @@ pub fn place_of(root: &Root, mounted: &[Medium]) -> Option<PathBuf> {
 }
 
 impl Note {
+    /// Returns the note beside an index; of one that lies on its medium, what the medium says now.
+    pub fn of(index: &Index) -> Self {
+        if is_in_place(index.directory()) {
+            let medium = Medium::at(index.root().path());
+            medium.map_or_else(|_| Self::default(), |medium| medium.note(Self::default()))
+        } else {
+            Self::read(index.directory())
+        }
+    }
+
     /// Reads the note in an index directory; one that is missing or damaged says nothing.
     pub fn read(directory: &Path) -> Self {
         let read = || {

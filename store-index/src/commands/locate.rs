@@ -54,17 +54,12 @@ impl Locator {
                 label: None,
             };
         }
-        if is_in_place(index.directory()) {
-            let medium = Medium::at(root.path());
-            let note = medium.map(|medium| medium.note(Note::default()));
-            return Located {
-                label: note.ok().and_then(|note| note.label),
-                mounted: true,
-                real: root.path().to_owned(),
-            };
-        }
-        let note = Note::read(index.directory());
-        let place = media::place_of(&root, self.media());
+        let note = Note::of(index);
+        let place = if is_in_place(index.directory()) {
+            Some(root.path().to_owned())
+        } else {
+            media::place_of(&root, self.media())
+        };
         Located {
             label: Some(note.label_or_id(&root)),
             mounted: place.is_some(),
