@@ -42,7 +42,7 @@ pub(super) fn receive(
     thread::scope(|scope| {
         let writer = thread::Builder::new()
             .name("body".into())
-            .spawn_scoped(scope, || write_chunks(&receiver, sink, interrupt))
+            .spawn_scoped(scope, move || write_chunks(receiver, sink, interrupt))
             .map_err(|error| NetError::Setup {
                 reason: format!("no thread: {error}"),
             })?;
@@ -160,12 +160,9 @@ fn hand_over(queue: &Sender<Bytes>, chunk: Bytes, interrupt: &AtomicBool) -> Res
     }
 }
 
-/// Drains the queue into the sink, until the reader hangs up, the sink fails or the user wants to stop.
-fn write_chunks(
-    queue: &Receiver<Bytes>,
-    sink: &mut (dyn BodySink + Send),
-    interrupt: &AtomicBool,
-) -> io::Result<()> {
+/// Drains the queue into the sink, until the reader hangs up, the sink fails or the user wants to stop. The queue closes
+/// with it, by which the reader learns of a failure.
+fn write_chunks(queue: Receiver<Bytes>, sink: &mut (dyn BodySink + Send), interrupt: &AtomicBool) -> io::Result<()> {
     for chunk in queue {
         if interrupt.load(Ordering::Relaxed) {
             break;
