@@ -12,7 +12,8 @@ mod net {
     pub(crate) mod waiting;
 }
 
-use std::io;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -89,4 +90,23 @@ fn refused(text: &str) -> NetError {
         "the sink was touched"
     );
     result.unwrap_err()
+}
+
+/// Says past the test runner's capture, and in the list that tests/run prints, that a test cannot run here; fails
+/// instead with `FETCH_TESTS_REQUIRE_ALL=1`.
+fn skipped(test: &str, reason: &str) {
+    assert!(
+        std::env::var_os("FETCH_TESTS_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "{test} {reason}, and FETCH_TESTS_REQUIRE_ALL=1"
+    );
+    let line = format!("SKIPPED: {test} {reason}\n");
+    io::stderr().write_all(line.as_bytes()).unwrap();
+    if let Some(log) = std::env::var_os("FETCH_TESTS_SKIPPED_LOG") {
+        let mut log = fs_err::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(PathBuf::from(log))
+            .unwrap();
+        log.write_all(line.as_bytes()).unwrap();
+    }
 }
