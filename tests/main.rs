@@ -1,0 +1,6 @@
+//! The programs as people run them, on real stores and real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod content_addresses;
+mod support;
