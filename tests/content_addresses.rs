@@ -127,21 +127,21 @@ fn digests_and_their_text_agree_with_nix() {
         .map(|(number, bytes)| env.write(format!("{number}"), bytes).to_str().unwrap().to_owned())
         .collect();
     let nix = |args: &[&str], more: &[String]| -> Vec<String> {
-        let args: Vec<&str> = args.iter().copied().chain(more.iter().map(String::as_str)).collect();
-        store.nix("nix-hash", &args).lines().map(str::to_owned).collect()
+        let words: Vec<&str> = args[1..].iter().copied().chain(more.iter().map(String::as_str)).collect();
+        store.nix(args[0], &words).lines().map(str::to_owned).collect()
     };
     for algorithm in NIX_ALGORITHMS {
         let name = algorithm.name();
         for (framing, flags) in [
-            (Framing::Flat, &["--flat", "--type", name][..]),
-            (Framing::NarPlain, &["--type", name][..]),
+            (Framing::Flat, &["nix-hash", "--flat", "--type", name][..]),
+            (Framing::NarPlain, &["nix-hash", "--type", name][..]),
         ] {
             let ours: Vec<_> = contents.iter().map(|bytes| framed(framing, algorithm, bytes)).collect();
             let hex = nix(flags, &files);
             assert_eq!(ours.iter().map(Digest::to_hex).collect::<Vec<_>>(), hex, "{framing:?} {algorithm}");
             let forms = [
-                (nix(&["--type", name, "--to-base32"], &hex), HashForm::Named(Base::Nix32)),
-                (nix(&["--type", name, "--to-sri"], &hex), HashForm::Sri),
+                (nix(&["nix-hash", "--type", name, "--to-base32"], &hex), HashForm::Named(Base::Nix32)),
+                (nix(&["nix", "hash", "to-sri", "--type", name], &hex), HashForm::Sri),
             ];
             for (digest, hex) in ours.iter().zip(&hex) {
                 assert_eq!(parse(hex, Some(algorithm)).unwrap().digest, *digest);
@@ -160,7 +160,7 @@ fn digests_and_their_text_agree_with_nix() {
                         assert_eq!(parse(text.trim_end_matches('='), None).unwrap().digest, *digest, "without padding");
                         let colon = text.replacen('-', ":", 1);
                         assert_eq!(parse(&colon, None).unwrap().digest, *digest, "{colon}");
-                        let back = nix(&["--type", name, "--to-base16"], &[colon]);
+                        let back = nix(&["nix", "hash", "to-base16"], &[colon]);
                         assert_eq!(back, [digest.to_hex()], "base64 as Nix reads it");
                     }
                 }

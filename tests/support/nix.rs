@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use super::TestEnv;
 
 /// The programs a [`NixStore`] needs; see [`super::lacks`].
-pub(crate) const NIX: &[&str] = &["nix-store", "nix-hash", "timeout"];
+pub(crate) const NIX: &[&str] = &["nix", "nix-store", "nix-hash", "timeout"];
 
 /// A store with its own state and configuration, laid out as below `/nix`.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl NixStore {
         let store = Self { root: env.path("nix") };
         env.write(
             "nix/etc/nix.conf",
-            format!("build-users-group =\nsandbox = false\nsubstituters =\n{configuration}\n"),
+            format!("build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n{configuration}\n"),
         );
         store.nix("nix-store", &["--init"]);
         store
@@ -122,7 +122,6 @@ impl NixStore {
     /// Returns the SRI sha256 of the NAR of a file or tree, by Nix.
     #[track_caller]
     pub(crate) fn nar_hash(&self, path: &Path) -> String {
-        let hash = self.nix("nix-hash", &["--type", "sha256", path.to_str().unwrap()]);
-        self.nix("nix-hash", &["--type", "sha256", "--to-sri", &hash])
+        self.nix("nix", &["hash", "path", "--sri", "--type", "sha256", path.to_str().unwrap()])
     }
 }
