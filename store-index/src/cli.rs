@@ -10,7 +10,7 @@ use store_index::hash_text;
 use store_index::key::{KeyKind, KeySet};
 use store_index::update::MAX_JOBS;
 
-use crate::progress_bar::Style;
+use store_index::terminal::ProgressMode;
 
 /// The environment variables that stand for options. Lists of paths are separated by colons.
 mod variable {
@@ -58,25 +58,24 @@ pub(crate) struct Talk {
     pub(crate) verbose: bool,
     /// How to show progress on standard error
     #[arg(long, global = true, value_name = "STYLE", value_enum)]
-    progress: Option<Style>,
+    progress: Option<ProgressMode>,
 }
 
 impl Talk {
-    pub(crate) fn style(&self) -> Result<Style, Usage> {
+    pub(crate) fn style(&self) -> Result<ProgressMode, Usage> {
         if self.quiet {
-            return Ok(Style::None);
+            return Ok(ProgressMode::None);
         }
         match (self.progress, text_variable(variable::PROGRESS)?) {
             (Some(style), _) => Ok(style),
-            (None, Some(name)) => {
-                <Style as clap::ValueEnum>::from_str(&name, false).map_err(|_| {
+            (None, Some(name)) => <ProgressMode as clap::ValueEnum>::from_str(&name, false)
+                .map_err(|_| {
                     Usage::new(format!(
                         "{}='{name}' is not auto, bar, plain, json or none",
                         variable::PROGRESS
                     ))
-                })
-            }
-            (None, None) => Ok(Style::Auto),
+                }),
+            (None, None) => Ok(ProgressMode::Auto),
         }
     }
 }

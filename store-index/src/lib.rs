@@ -25,6 +25,7 @@ pub mod read_at;
 pub mod root;
 pub mod segment;
 pub mod store_path;
+pub mod terminal;
 pub mod tree;
 pub mod update;
 pub mod watch;

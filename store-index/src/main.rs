@@ -2,7 +2,6 @@
 
 mod cli;
 mod commands;
-mod progress_bar;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use store_index::watch::Watch;
 
 use commands::Failure;
-use progress_bar::{Display, say};
+use store_index::terminal::{Terminal, say};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -58,10 +57,10 @@ fn run(cli: &cli::Cli) -> Result<u8, Failure> {
             });
         }
     }
-    let display = Display::new(cli.talk.style()?);
+    let terminal = Terminal::new(cli.talk.style()?);
     let watch = Watch {
         interrupt: &interrupt,
-        progress: &display,
+        progress: &terminal,
     };
     match &cli.command {
         cli::Command::Update(args) => commands::update(args, &cli.talk, watch),

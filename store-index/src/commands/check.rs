@@ -7,7 +7,7 @@ use store_index::watch::Watch;
 
 use super::{DONE, Failure, WRONG, open_indexes, print, print_json, real_path, shown};
 use crate::cli::{CheckArgs, Talk};
-use crate::progress_bar::say;
+use store_index::terminal::say;
 
 pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u8, Failure> {
     let named = args.places.roots()?;

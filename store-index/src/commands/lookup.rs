@@ -12,7 +12,7 @@ use super::{
     warn_unusable,
 };
 use crate::cli::{LookupArgs, RootArg, Talk};
-use crate::progress_bar::say;
+use store_index::terminal::say;
 
 /// The most places that are named for one index: a folder may hold a million empty files.
 const MAX_PLACES: usize = 100;

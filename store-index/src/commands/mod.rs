@@ -19,7 +19,7 @@ use store_index::places::IN_PLACE_DIR;
 use store_index::root::{Root, RootKind};
 
 use crate::cli::{PlaceArgs, RootArg, Usage};
-use crate::progress_bar::say;
+use store_index::terminal::say;
 
 /// Done.
 pub(crate) const DONE: u8 = 0;

@@ -13,7 +13,7 @@ use super::{
     DONE, Failure, is_mounted, open_indexes, print, print_json, real_path, shown, warn_unusable,
 };
 use crate::cli::{StatusArgs, Talk};
-use crate::progress_bar::say;
+use store_index::terminal::say;
 
 pub(crate) fn status(args: &StatusArgs, talk: &Talk) -> Result<u8, Failure> {
     let named = args.places.roots()?;

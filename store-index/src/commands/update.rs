@@ -11,7 +11,7 @@ use store_index::watch::Watch;
 
 use super::{DONE, Failure, LOCAL, print, print_json, shown};
 use crate::cli::{RootArg, Talk, UpdateArgs};
-use crate::progress_bar::say;
+use store_index::terminal::say;
 
 /// What an index directory may hold before its first manifest.
 const BEFORE_THE_FIRST_MANIFEST: &str = "lock";

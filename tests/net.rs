@@ -1,0 +1,1 @@
+//! The network module against a server with bad manners.
