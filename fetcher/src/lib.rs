@@ -1,1 +1,28 @@
-//! placeholder
+//! Fetches content by hash: what this machine already has is copied, the rest is downloaded, and nothing becomes an
+//! output that was not hashed here as it landed.
+//!
+//! A [`request::Request`] walks through [`fetch::run`]: the [`source`]s are asked in order, cheapest first and the
+//! network last; a candidate lands in [`staging`] while it is hashed ([`copy`], [`net`]); [`verify`] alone can call it
+//! right; [`publish`] gives it the output's name in one step. Beside the walk stand the [`places`] that may be asked,
+//! the [`stale_hash`] guard, and the [`report`].
+
+pub mod cli;
+pub mod copy;
+mod download;
+pub mod error;
+pub mod explain;
+pub mod fetch;
+mod landing;
+pub mod net;
+mod output;
+pub mod places;
+pub mod publish;
+pub mod report;
+pub mod request;
+pub mod source;
+pub mod source_url;
+pub mod staging;
+pub mod stale_hash;
+mod tree_copy;
+mod verdict;
+pub mod verify;

@@ -1,1 +1,172 @@
-fn main() {}
+//! `fetch`: parse, catch signals, run, print, exit. Nothing else prints or exits.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser as _;
+use fetcher::cli::{Cli, Environment, Invocation, Parsed, Speech};
+use fetcher::error::{FetchError, exit_code};
+use fetcher::explain;
+use fetcher::fetch;
+use fetcher::places::Places;
+use fetcher::report::{self, Attempt, AttemptResult, Listener};
+use fetcher::request::Request;
+use store_index::terminal::Terminal;
+use store_index::watch::Watch;
+
+fn main() -> ExitCode {
+    // clap ends with 2 by itself on a bad command line, and with 0 after --help.
+    let cli = Cli::parse();
+    let environment = |name: &str| std::env::var_os(name);
+    let parsed = match cli.interpret(&Environment(&environment)) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            print_error(
+                &Terminal::new(store_index::terminal::ProgressMode::None),
+                &error,
+            );
+            return ExitCode::from(error.kind.exit_code());
+        }
+    };
+    ExitCode::from(run(&parsed))
+}
+
+fn run(parsed: &Parsed) -> u8 {
+    let terminal = Terminal::new(parsed.speech.progress);
+    let voice = Voice {
+        terminal: &terminal,
+        speech: parsed.speech,
+    };
+    let interrupt = Arc::new(AtomicBool::new(false));
+    if let Err(error) = catch_signals(&interrupt) {
+        voice.warning(&format!(
+            "signals cannot be caught, so an interrupted run may leave files: {error}"
+        ));
+    }
+    for warning in &parsed.warnings {
+        voice.warning(warning);
+    }
+    let watch = Watch {
+        interrupt: &interrupt,
+        progress: &terminal,
+    };
+    let places = Places::open(&parsed.places, parsed.env_store.as_deref());
+    match (&parsed.invocation, places) {
+        (Invocation::Fetch { request, policy }, places) => {
+            let report = match places {
+                Ok(places) => {
+                    for warning in &places.warnings {
+                        voice.warning(warning);
+                    }
+                    fetch::run(request, &places, policy, &voice, watch)
+                }
+                Err(error) => report::Report {
+                    attempts: Vec::new(),
+                    result: Err(error),
+                    took: std::time::Duration::ZERO,
+                },
+            };
+            if let Err(error) = &report.result {
+                print_error(&terminal, error);
+            }
+            let printed = print_result(request, &report, parsed.speech.json);
+            printed.map_or(exit_code::LOCAL, |()| report.exit_code())
+        }
+        (Invocation::Explain { request }, Ok(places)) => {
+            for warning in &places.warnings {
+                voice.warning(warning);
+            }
+            let explanation = explain::explain(request, &places, watch);
+            let text = if parsed.speech.json {
+                explanation.to_json() + "\n"
+            } else {
+                explanation.to_text()
+            };
+            let found = if explanation.found() {
+                exit_code::OK
+            } else {
+                exit_code::NOT_FOUND
+            };
+            // Whoever closed the pipe has seen enough.
+            print(&text).map_or(found, |()| found)
+        }
+        (Invocation::Explain { .. }, Err(error)) => {
+            print_error(&terminal, &error);
+            error.kind.exit_code()
+        }
+    }
+}
+
+/// The first signal sets the flag, which ends the run in good order; the second ends it at once.
+fn catch_signals(interrupt: &Arc<AtomicBool>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let at_once = i32::from(exit_code::INTERRUPTED);
+        signal_hook::flag::register_conditional_shutdown(signal, at_once, Arc::clone(interrupt))?;
+        signal_hook::flag::register(signal, Arc::clone(interrupt))?;
+    }
+    Ok(())
+}
+
+fn print_result(request: &Request, report: &report::Report, json: bool) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    if json {
+        return print(&(report.to_json(request) + "\n"));
+    }
+    match (report::output_path(request), &report.result) {
+        (Some(path), Ok(_)) => {
+            let mut line = path.as_os_str().as_bytes().to_vec();
+            line.push(b'\n');
+            std::io::stdout().lock().write_all(&line)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes())
+}
+
+fn print_error(terminal: &Terminal, error: &FetchError) {
+    terminal.line(&format!("fetch: error: {error}"));
+    if let Some(hint) = &error.hint {
+        terminal.line(&format!("fetch: hint: {hint}"));
+    }
+}
+
+struct Voice<'a> {
+    terminal: &'a Terminal,
+    speech: Speech,
+}
+
+impl Listener for Voice<'_> {
+    fn warning(&self, message: &str) {
+        if !self.speech.quiet {
+            self.terminal.line(&format!("fetch: warning: {message}"));
+        }
+    }
+
+    fn attempt(&self, attempt: &Attempt) {
+        // What went wrong is worth a line by itself; the rest on request.
+        let trouble = matches!(
+            attempt.result,
+            AttemptResult::Mismatch | AttemptResult::Failed
+        );
+        if self.speech.quiet || !(trouble || self.speech.verbose) {
+            return;
+        }
+        let reason = attempt
+            .reason
+            .as_ref()
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
+        self.terminal.line(&format!(
+            "fetch: {} {}: {}{reason}",
+            attempt.kind.name(),
+            attempt.location,
+            attempt.result.name()
+        ));
+    }
+}

@@ -411,3 +411,174 @@ impl fmt::Display for DigestInForm<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HELLO_HEX: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+
+    #[test]
+    fn one_digest_in_every_form() {
+        for (text, form) in [
+            (
+                "sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=",
+                HashForm::Sri,
+            ),
+            (
+                "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+                HashForm::Named(Base::Hex),
+            ),
+            (
+                "sha256:00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq",
+                HashForm::Named(Base::Nix32),
+            ),
+            (
+                "sha256:WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=",
+                HashForm::Named(Base::Base64),
+            ),
+            (HELLO_HEX, HashForm::Bare(Base::Hex)),
+            (
+                "00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4aq",
+                HashForm::Bare(Base::Nix32),
+            ),
+            (
+                "WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=",
+                HashForm::Bare(Base::Base64),
+            ),
+        ] {
+            let parsed = parse(text, None).unwrap();
+            assert_eq!(
+                (parsed.digest.to_hex().as_str(), parsed.form),
+                (HELLO_HEX, form),
+                "{text}"
+            );
+            assert_eq!(parsed.digest.in_form(form).to_string(), text);
+        }
+        for text in [
+            &HELLO_HEX.to_uppercase(),
+            "sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM",
+        ] {
+            assert_eq!(
+                parse(text, None).unwrap().digest.to_hex(),
+                HELLO_HEX,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_say_the_algorithm_or_nothing() {
+        assert_eq!(
+            parse(&"0".repeat(40), None).unwrap().digest.algorithm(),
+            Algorithm::Sha1
+        );
+        assert_eq!(
+            parse(&"0".repeat(128), None).unwrap().digest.algorithm(),
+            Algorithm::Sha512
+        );
+        let ambiguous = parse(&"0".repeat(32), None).unwrap_err();
+        assert!(ambiguous.hint().unwrap().contains("--hash-algo"));
+        assert_eq!(
+            parse(&"0".repeat(32), Some(Algorithm::Md5)).unwrap().form,
+            HashForm::Bare(Base::Hex)
+        );
+        assert_eq!(
+            parse(&"0".repeat(32), Some(Algorithm::Sha1)).unwrap().form,
+            HashForm::Bare(Base::Nix32)
+        );
+        assert_eq!(
+            parse(HELLO_HEX, Some(Algorithm::Blake3))
+                .unwrap()
+                .digest
+                .algorithm(),
+            Algorithm::Blake3
+        );
+    }
+
+    #[test]
+    fn what_nix_refuses_is_refused() {
+        for text in [
+            "",
+            "sha256-",
+            "sha256:",
+            "SHA256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+            "sha3:00",
+            "sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgN=", // bits left over
+            "sha256:WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM",  // no padding outside SRI
+            "sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM= sha512-x",
+            "sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=?ct=x",
+            " 5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
+            "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be0g",
+            "00xyyr3fi8l6hb839bv3f7yb86yjv7xi1cgh1xnhipym4asvb4ae",
+            "swh:1:dir:4b825dc642cb6eb9a060e54bf8d69288fbee490",
+            "swh:1:dir:4B825DC642CB6EB9A060E54BF8D69288FBEE4904",
+            "swh:2:dir:4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+        ] {
+            assert!(parse(text, None).is_err(), "{text}");
+        }
+        let disagree = parse(
+            "sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=",
+            Some(Algorithm::Sha512),
+        );
+        assert!(matches!(
+            disagree,
+            Err(HashError::AlgorithmsDisagree { .. })
+        ));
+        assert_eq!(
+            parse(
+                "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be0g",
+                None
+            )
+            .unwrap_err()
+            .to_string(),
+            "'5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be0g': the character 'g' at position 64 is not hexadecimal"
+        );
+    }
+
+    #[test]
+    fn swhids_are_git_ids() {
+        let text = "swh:1:dir:4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+        let parsed = parse(&format!("{text};origin=https://example.org"), None).unwrap();
+        assert_eq!(
+            parsed.digest.in_form(parsed.form).to_string(),
+            text,
+            "qualifiers are dropped"
+        );
+        assert_eq!(parsed.into_address(None).unwrap().method(), Method::Git);
+        assert!(parsed.into_address(Some(Method::Nar)).is_err());
+        let history =
+            parse("swh:1:rev:4b825dc642cb6eb9a060e54bf8d69288fbee4904", None).unwrap_err();
+        assert!(history.hint().unwrap().contains("--git URL --rev REV"));
+    }
+
+    #[test]
+    fn git_has_no_md5() {
+        let md5 = parse("md5:d41d8cd98f00b204e9800998ecf8427e", None).unwrap();
+        assert!(md5.into_address(Some(Method::Git)).is_err());
+        assert!(md5.into_address(Some(Method::Nar)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_reading_are_inverse(bytes in proptest::collection::vec(any::<u8>(), 64), algorithm in 0..5usize) {
+            let algorithm = Algorithm::ALL[algorithm];
+            let digest = Digest::new(algorithm, &bytes[..algorithm.digest_len()]).unwrap();
+            let bases = [Base::Hex, Base::Nix32, Base::Base64];
+            for form in std::iter::once(HashForm::Sri).chain(bases.map(HashForm::Named)).chain(bases.map(HashForm::Bare)) {
+                let text = digest.in_form(form).to_string();
+                prop_assert_eq!(parse(&text, Some(algorithm)), Ok(ParsedHash { digest, form }));
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,140}") {
+            for wanted in [None, Some(Algorithm::Md5), Some(Algorithm::Sha512)] {
+                if let Ok(parsed) = parse(&text, wanted) {
+                    prop_assert_eq!(parse(&parsed.digest.in_form(parsed.form).to_string(), wanted), Ok(parsed));
+                }
+            }
+        }
+    }
+}

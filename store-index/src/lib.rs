@@ -6,12 +6,26 @@
 
 pub mod address;
 pub mod beneath;
+pub mod check;
 pub mod digest;
+pub mod format;
 pub mod git_tree;
+mod hash_file;
 pub mod hash_text;
+pub mod index;
+pub mod index_writer;
+pub mod key;
 pub mod links;
+pub mod manifest;
 pub mod nar;
 pub mod nix32;
+pub mod path_text;
+pub mod places;
+pub mod read_at;
+pub mod root;
+pub mod segment;
 pub mod store_path;
+pub mod terminal;
 pub mod tree;
+pub mod update;
 pub mod watch;

@@ -15,6 +15,8 @@ pub enum Unit {
 pub trait Progress: Sync {
     /// A task begins. `total` is `None` when it is not known yet. A task that runs already ends.
     fn begin(&self, what: &str, total: Option<u64>, unit: Unit);
+    /// The running task's total has become known.
+    fn set_total(&self, total: u64);
     /// The running task has done `amount` more.
     fn advance(&self, amount: u64);
     /// The running task is over, done or not.
@@ -29,6 +31,7 @@ pub struct NoProgress;
 
 impl Progress for NoProgress {
     fn begin(&self, _what: &str, _total: Option<u64>, _unit: Unit) {}
+    fn set_total(&self, _total: u64) {}
     fn advance(&self, _amount: u64) {}
     fn end(&self) {}
     fn note(&self, _line: &str) {}

@@ -1,0 +1,164 @@
+//! Copies one local file into staging and hashes the bytes that land.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd as _;
+use std::sync::mpsc;
+
+use rustix::fs::Advice;
+use store_index::watch::Watch;
+
+use crate::verify::{FileCheck, Verdict};
+
+/// Below this size one thread reads, writes and hashes: a second one costs more than it saves.
+const THREADED_ABOVE: u64 = 1024 * 1024;
+
+/// Below this size a reflink is not tried: the call costs as much as the copy.
+const REFLINK_ABOVE: u64 = 64 * 1024;
+
+/// How much is copied at a time, in bytes: stays in the second-level cache until it is hashed.
+const BUFFER_LEN: usize = 256 * 1024;
+
+/// How many buffers go round between the copying and the hashing thread.
+const BUFFERS: usize = 4;
+
+/// Why a copy ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// The source cannot be read.
+    #[error("cannot read it: {0}")]
+    Read(#[source] io::Error),
+    /// The staging file cannot be written.
+    #[error("cannot write: {0}")]
+    Write(#[source] io::Error),
+    /// The source grew or shrank meanwhile, or the medium reads short.
+    #[error("it has {seen} bytes, but {size} were announced")]
+    Changed {
+        /// The size at opening, in bytes.
+        size: u64,
+        /// How many came, in bytes; one more than the size says that there were more.
+        seen: u64,
+    },
+    /// Told to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Copies `source`, of `size` bytes, into the empty file `staged`.
+pub fn copy(
+    source: &File,
+    size: u64,
+    staged: &File,
+    check: FileCheck,
+    watch: Watch<'_>,
+) -> Result<Verdict, CopyError> {
+    if size >= REFLINK_ABOVE && rustix::fs::ioctl_ficlone(staged, source).is_ok() {
+        // The clone is hashed, not the source, which may change.
+        return pass(staged, size, None, check, watch);
+    }
+    // A hint only: a file system that ignores it reads as well.
+    let _ = rustix::fs::fadvise(source.as_fd(), 0, None, Advice::Sequential);
+    pass(source, size, Some(staged), check, watch)
+}
+
+/// Hashes a file of `size` bytes where it lies.
+pub(crate) fn hash(
+    file: &File,
+    size: u64,
+    check: FileCheck,
+    watch: Watch<'_>,
+) -> Result<Verdict, CopyError> {
+    pass(file, size, None, check, watch)
+}
+
+/// Reads `from` once: hashes it and, if there is a file to write to, writes it.
+fn pass(
+    from: &File,
+    size: u64,
+    to: Option<&File>,
+    mut check: FileCheck,
+    watch: Watch<'_>,
+) -> Result<Verdict, CopyError> {
+    let staged = to.unwrap_or(from);
+    if size < THREADED_ABOVE {
+        let len = usize::try_from(size + 1).map_or(BUFFER_LEN, |len| len.clamp(4096, BUFFER_LEN));
+        let mut buffer = vec![0; len];
+        let mut seen = 0;
+        while let Some(count) = step(from, to, &mut buffer, size, &mut seen, watch)? {
+            check.update(&buffer[..count]);
+        }
+        return check.finish(staged).map_err(CopyError::Read);
+    }
+    let (filled, to_hash) = mpsc::sync_channel::<(Vec<u8>, usize)>(BUFFERS);
+    let (emptied, to_fill) = mpsc::sync_channel::<Vec<u8>>(BUFFERS);
+    for _ in 0..BUFFERS {
+        emptied
+            .send(vec![0; BUFFER_LEN])
+            .expect("the receiver is held here");
+    }
+    let check = std::thread::scope(|scope| {
+        let hashing = scope.spawn(move || {
+            for (buffer, count) in to_hash {
+                check.update(&buffer[..count]);
+                // The other side may have given up.
+                drop(emptied.send(buffer));
+            }
+            check
+        });
+        let mut seen = 0;
+        let copied = loop {
+            let Ok(mut buffer) = to_fill.recv() else {
+                break Ok(());
+            };
+            match step(from, to, &mut buffer, size, &mut seen, watch) {
+                Ok(Some(count)) => {
+                    if filled.send((buffer, count)).is_err() {
+                        break Ok(());
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        drop(filled);
+        let check = hashing
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        copied.map(|()| check)
+    })?;
+    check.finish(staged).map_err(CopyError::Read)
+}
+
+/// Moves one buffer on; `None` at the end of a file that had the announced size.
+fn step(
+    mut from: &File,
+    to: Option<&File>,
+    buffer: &mut [u8],
+    size: u64,
+    seen: &mut u64,
+    watch: Watch<'_>,
+) -> Result<Option<usize>, CopyError> {
+    if watch.interrupted() {
+        return Err(CopyError::Interrupted);
+    }
+    let count = loop {
+        match from.read(buffer) {
+            Ok(count) => break count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(CopyError::Read(error)),
+        }
+    };
+    *seen += count as u64;
+    if *seen > size || (count == 0 && *seen < size) {
+        return Err(CopyError::Changed { size, seen: *seen });
+    }
+    if count == 0 {
+        return Ok(None);
+    }
+    if let Some(mut to) = to {
+        to.write_all(&buffer[..count]).map_err(CopyError::Write)?;
+    }
+    watch.progress.advance(count as u64);
+    Ok(Some(count))
+}

@@ -1,0 +1,354 @@
+//! The walk: ask the sources in order, let a candidate land, verify, publish; on a mismatch the next candidate.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use store_index::watch::Watch;
+
+use crate::error::FetchError;
+use crate::landing::{self, Landed, Landing};
+use crate::net::Limits;
+use crate::output::{self, Found};
+use crate::places::Places;
+use crate::report::{Attempt, AttemptResult, Listener, Report, Success};
+use crate::request::{Request, Target};
+use crate::source::{
+    self, Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind, printable_path,
+};
+use crate::staging::Place;
+use crate::stale_hash::{self, StaleHash};
+use crate::verdict::{self, NetworkSummary, WrongBody};
+
+/// After this many wrong candidates a source is left out: its index is stale or lies.
+const MAX_WRONG_CANDIDATES: usize = 3;
+
+/// How a fetch is to be done, apart from what is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Open no socket.
+    pub offline: bool,
+    /// Replace what stands at the output.
+    pub force: bool,
+    /// What to do about names of other versions.
+    pub stale_hash: StaleHash,
+    /// Bounds of downloads.
+    pub limits: Limits,
+}
+
+/// Fetches.
+pub fn run(
+    request: &Request,
+    places: &Places,
+    policy: &Policy,
+    listener: &dyn Listener,
+    watch: Watch<'_>,
+) -> Report {
+    let started = Instant::now();
+    let mut walk = Walk {
+        request,
+        policy,
+        listener,
+        watch,
+        attempts: Vec::new(),
+        tried: HashSet::new(),
+        suspicious: Vec::new(),
+        network: NetworkSummary::default(),
+    };
+    let result = walk.run(places);
+    Report {
+        attempts: walk.attempts,
+        result,
+        took: started.elapsed(),
+    }
+}
+
+struct Walk<'a> {
+    request: &'a Request,
+    policy: &'a Policy,
+    listener: &'a dyn Listener,
+    watch: Watch<'a>,
+    attempts: Vec<Attempt>,
+    /// Local places that were tried, since several sources may lead to one.
+    tried: HashSet<String>,
+    /// Candidates that the guard passed over.
+    suspicious: Vec<Candidate>,
+    network: NetworkSummary,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, places: &Places) -> Result<Success, FetchError> {
+        let place = match &self.request.target {
+            Target::Stdout => None,
+            Target::Path(path) => {
+                let place = Place::open(path)
+                    .map_err(|error| landing::folder_error(self.request, &error))?;
+                if let Some(done) = self.output_already_there(&place)? {
+                    return Ok(done);
+                }
+                Some(place)
+            }
+        };
+        let (force, limits) = (self.policy.force, self.policy.limits);
+        let mut landing = Landing::prepare(self.request, place, force, limits, self.watch)?;
+        for mut source in source::in_order(places, self.request) {
+            if source.is_network() && self.policy.offline {
+                let reason = Some("the network is off (--offline)".to_owned());
+                let (kind, location) = (source.kind(), source.location());
+                self.record(
+                    kind,
+                    location,
+                    AttemptResult::Skipped,
+                    reason,
+                    0,
+                    Instant::now(),
+                );
+                continue;
+            }
+            if let Some(done) = self.ask(source.as_mut(), &mut landing)? {
+                return Ok(done);
+            }
+        }
+        if let Some(done) = self.use_suspicious_offline(&mut landing)? {
+            return Ok(done);
+        }
+        let suspicious: Vec<_> = self
+            .suspicious
+            .iter()
+            .map(|candidate| candidate.location.clone())
+            .collect();
+        Err(verdict::nothing_delivered(
+            self.request,
+            self.policy.offline,
+            &self.network,
+            &suspicious,
+        ))
+    }
+
+    fn output_already_there(&mut self, place: &Place) -> Result<Option<Success>, FetchError> {
+        let started = Instant::now();
+        let location = printable_path(&place.path);
+        let taken =
+            |what| FetchError::local(format!("the output {location} is already there: {what}"));
+        match output::examine(self.request, place, self.watch)? {
+            Found::Nothing => Ok(None),
+            Found::Right(verified) => {
+                let (kind, bytes, executable) =
+                    (SourceKind::Output, verified.bytes(), verified.executable());
+                self.record(
+                    kind,
+                    location.clone(),
+                    AttemptResult::Ok,
+                    None,
+                    bytes,
+                    started,
+                );
+                Ok(Some(Success {
+                    kind,
+                    location,
+                    bytes,
+                    executable,
+                }))
+            }
+            Found::Wrong(_) if self.policy.force => Ok(None),
+            Found::Wrong(what) => Err(taken(what)
+                .with_hint("remove it, choose another path with -o, or replace it with --force")),
+            Found::FullDirectory(what) => Err(taken(what).with_hint(
+                "remove it or choose another path with -o; a directory is never replaced",
+            )),
+        }
+    }
+
+    /// Asks one source and tries what it names.
+    fn ask(
+        &mut self,
+        source: &mut dyn Source,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let started = Instant::now();
+        let lookup = source.look_up(self.request, self.watch);
+        if self.watch.interrupted() {
+            return Err(FetchError::interrupted());
+        }
+        let (result, reason) = match lookup {
+            Lookup::Found(candidates) => return self.try_all(source, candidates, landing),
+            Lookup::Absent(reason) => (AttemptResult::Absent, reason),
+            Lookup::Unavailable(reason) => (AttemptResult::Unavailable, Some(reason)),
+            Lookup::Skipped(reason) => {
+                self.listener
+                    .warning(&format!("{} is skipped: {reason}", source.location()));
+                (AttemptResult::Skipped, Some(reason))
+            }
+        };
+        self.record(source.kind(), source.location(), result, reason, 0, started);
+        Ok(None)
+    }
+
+    fn try_all(
+        &mut self,
+        source: &mut dyn Source,
+        candidates: Vec<Candidate>,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let mut wrong = 0;
+        for candidate in candidates {
+            if wrong >= MAX_WRONG_CANDIDATES {
+                self.listener.warning(&format!(
+                    "{} named {wrong} places with other content and is left out: is its index out of date?",
+                    source.location()
+                ));
+                break;
+            }
+            let is_local = matches!(candidate.place, CandidatePlace::Local { .. });
+            if is_local && !self.tried.insert(candidate.location.clone()) {
+                continue;
+            }
+            if self.pass_over(source, &candidate) {
+                continue;
+            }
+            if let Some(done) = self.attempt(&candidate, landing)? {
+                return Ok(Some(done));
+            }
+            wrong += usize::from(
+                self.attempts
+                    .last()
+                    .is_some_and(|last| last.result == AttemptResult::Mismatch),
+            );
+        }
+        Ok(None)
+    }
+
+    /// The stale-hash guard: true if the candidate is not to be used now.
+    fn pass_over(&mut self, source: &mut dyn Source, candidate: &Candidate) -> bool {
+        let guarded = !matches!(candidate.names, KnownNames::NotGuarded)
+            && self.policy.stale_hash != StaleHash::Ignore
+            && self
+                .request
+                .asked_names
+                .iter()
+                .any(|name| stale_hash::has_version(name));
+        if !guarded {
+            return false;
+        }
+        let started = Instant::now();
+        let known = source.learn_names(candidate);
+        if !stale_hash::is_suspicious(&self.request.asked_names, &known) {
+            return false;
+        }
+        let list = |names: &[String]| names.join(", ").escape_debug().to_string();
+        let reason = format!(
+            "known as {}, asked for as {}",
+            list(&known),
+            list(&self.request.asked_names)
+        );
+        let location = candidate.location.clone();
+        self.listener.warning(&format!(
+            "{location} has the wanted hash, but is {reason}: is the hash stale?"
+        ));
+        self.record(
+            candidate.kind,
+            location,
+            AttemptResult::Suspicious,
+            Some(reason),
+            0,
+            started,
+        );
+        self.suspicious.push(candidate.clone());
+        true
+    }
+
+    /// Without a network nobody else can decide.
+    fn use_suspicious_offline(
+        &mut self,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        if !self.policy.offline || self.policy.stale_hash != StaleHash::Auto {
+            return Ok(None);
+        }
+        for candidate in self.suspicious.clone() {
+            self.listener.warning(&format!(
+                "using {} although its version is not the one asked for: is the hash stale? (--stale-hash refuse prevents this)",
+                candidate.location
+            ));
+            if let Some(done) = self.attempt(&candidate, landing)? {
+                return Ok(Some(done));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets one candidate land, and remembers what became of it.
+    fn attempt(
+        &mut self,
+        candidate: &Candidate,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let started = Instant::now();
+        let is_url = matches!(candidate.place, CandidatePlace::Url(_));
+        self.network.asked |= is_url;
+        let (kind, location) = (candidate.kind, candidate.location.clone());
+        match landing.land(candidate)? {
+            Landed::Delivered { bytes, executable } => {
+                self.record(
+                    kind,
+                    location.clone(),
+                    AttemptResult::Ok,
+                    None,
+                    bytes,
+                    started,
+                );
+                Ok(Some(Success {
+                    kind,
+                    location,
+                    bytes,
+                    executable,
+                }))
+            }
+            Landed::NotIt(not_it) => {
+                match not_it.result {
+                    AttemptResult::Mismatch if is_url => {
+                        let wrong = WrongBody {
+                            location: location.clone(),
+                            got: not_it.got,
+                            bytes: not_it.bytes,
+                        };
+                        self.network.wrong.get_or_insert(wrong);
+                    }
+                    AttemptResult::Failed if is_url => {
+                        self.network.trouble = Some(format!("{location}: {}", not_it.reason));
+                    }
+                    _ => {}
+                }
+                self.record(
+                    kind,
+                    location,
+                    not_it.result,
+                    Some(not_it.reason),
+                    not_it.bytes,
+                    started,
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    fn record(
+        &mut self,
+        kind: SourceKind,
+        location: String,
+        result: AttemptResult,
+        reason: Option<String>,
+        bytes: u64,
+        started: Instant,
+    ) {
+        let attempt = Attempt {
+            kind,
+            location,
+            result,
+            reason,
+            bytes,
+            took: started.elapsed(),
+        };
+        self.listener.attempt(&attempt);
+        self.attempts.push(attempt);
+    }
+}

@@ -1,0 +1,332 @@
+//! One candidate lands in the room beside the output, is hashed on the way, and is published if it is right.
+
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use store_index::address::ContentAddress;
+use store_index::beneath::{Beneath, Node};
+use store_index::digest::Digest;
+use store_index::tree::TreeError;
+use store_index::watch::{Unit, Watch};
+
+use crate::copy::{self, CopyError};
+use crate::download::{DownloadError, Downloader};
+use crate::error::FetchError;
+use crate::net::Limits;
+use crate::output::{self, Found};
+use crate::publish::{self, Published};
+use crate::report::AttemptResult;
+use crate::request::{Request, Target};
+use crate::source::{Candidate, CandidatePlace, printable_path};
+use crate::staging::{Place, StagedFile, StagedTree};
+use crate::tree_copy;
+use crate::verdict;
+use crate::verify::{FileCheck, Verdict, Verified};
+
+/// What a candidate came to.
+#[derive(Debug)]
+pub(crate) enum Landed {
+    /// It is the wanted content, and the output is there.
+    Delivered { bytes: u64, executable: bool },
+    /// It is not; the walk goes on.
+    NotIt(NotIt),
+}
+
+/// Why a candidate is not the wanted content.
+#[derive(Debug)]
+pub(crate) struct NotIt {
+    pub(crate) result: AttemptResult,
+    pub(crate) reason: String,
+    /// How much of it was read, in bytes.
+    pub(crate) bytes: u64,
+    /// What a wrong content's digest is.
+    pub(crate) got: Option<Digest>,
+}
+
+impl NotIt {
+    fn new(result: AttemptResult, reason: impl Into<String>) -> Self {
+        Self {
+            result,
+            reason: reason.into(),
+            bytes: 0,
+            got: None,
+        }
+    }
+
+    fn wrong(request: &Request, got: Option<Digest>, bytes: u64) -> Self {
+        let reason = verdict::describe_wrong(request, got.as_ref());
+        Self {
+            result: AttemptResult::Mismatch,
+            reason,
+            bytes,
+            got,
+        }
+    }
+}
+
+/// Where content lands: beside the output, or in a temporary file for standard output.
+#[derive(Debug)]
+pub(crate) struct Landing<'a> {
+    request: &'a Request,
+    force: bool,
+    watch: Watch<'a>,
+    /// `None` for standard output.
+    place: Option<Place>,
+    staged: StagedFile,
+    downloader: Downloader,
+}
+
+impl<'a> Landing<'a> {
+    /// Makes the room, which tells at once whether the output can be written at all.
+    pub(crate) fn prepare(
+        request: &'a Request,
+        place: Option<Place>,
+        force: bool,
+        limits: Limits,
+        watch: Watch<'a>,
+    ) -> Result<Self, FetchError> {
+        let staged = match &place {
+            Some(place) => StagedFile::beside(place),
+            None => StagedFile::temporary(),
+        };
+        let staged = staged.map_err(|error| folder_error(request, &error))?;
+        Ok(Self {
+            request,
+            force,
+            watch,
+            place,
+            staged,
+            downloader: Downloader::new(limits),
+        })
+    }
+
+    /// Lets a candidate land. An error ends the fetch; a candidate that is not it does not.
+    pub(crate) fn land(&mut self, candidate: &Candidate) -> Result<Landed, FetchError> {
+        self.staged
+            .empty()
+            .map_err(|error| self.write_error(&error))?;
+        match &candidate.place {
+            CandidatePlace::Local { root, path, size } => {
+                self.land_local(candidate, root, path, *size)
+            }
+            CandidatePlace::Url(url) => {
+                let what = format!("downloading {}", candidate.location);
+                self.watch.progress.begin(&what, None, Unit::Bytes);
+                let landed = self
+                    .downloader
+                    .land(url, self.request, &self.staged.file, self.watch);
+                self.watch.progress.end();
+                let reason = match landed {
+                    Ok(verdict) => return self.judge_file(verdict),
+                    Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
+                    Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
+                    Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
+                    Err(DownloadError::Trouble(reason)) => {
+                        NotIt::new(AttemptResult::Failed, reason)
+                    }
+                };
+                Ok(Landed::NotIt(reason))
+            }
+        }
+    }
+
+    fn land_local(
+        &mut self,
+        candidate: &Candidate,
+        root: &Beneath,
+        path: &Path,
+        indexed_size: Option<u64>,
+    ) -> Result<Landed, FetchError> {
+        let reason = match root.open_node(path) {
+            Ok(Node::File(file)) => return self.land_file(candidate, &file, indexed_size),
+            Ok(Node::Directory(directory)) => return self.land_tree(candidate, directory),
+            Ok(Node::Symlink(_)) => NotIt::new(
+                AttemptResult::Failed,
+                "it is a symbolic link, which is not followed",
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                NotIt::new(AttemptResult::Absent, "it has vanished")
+            }
+            Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
+        };
+        Ok(Landed::NotIt(reason))
+    }
+
+    fn land_file(
+        &mut self,
+        candidate: &Candidate,
+        file: &File,
+        indexed_size: Option<u64>,
+    ) -> Result<Landed, FetchError> {
+        let metadata = match file.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                return Ok(Landed::NotIt(NotIt::new(
+                    AttemptResult::Failed,
+                    error.to_string(),
+                )));
+            }
+        };
+        let size = metadata.len();
+        if let Some(indexed) = indexed_size.filter(|&indexed| indexed != size) {
+            let reason = format!("it has {size} bytes, and had {indexed} when it was indexed");
+            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Mismatch, reason)));
+        }
+        let executable = publish::is_executable(&metadata);
+        let check = FileCheck::new(
+            &self.request.address,
+            self.request.executable,
+            executable,
+            Some(size),
+        );
+        self.watch.progress.begin(
+            &format!("copying {}", candidate.location),
+            Some(size),
+            Unit::Bytes,
+        );
+        let copied = copy::copy(file, size, &self.staged.file, check, self.watch);
+        self.watch.progress.end();
+        match copied {
+            Ok(verdict) => self.judge_file(verdict),
+            Err(CopyError::Interrupted) => Err(FetchError::interrupted()),
+            Err(CopyError::Write(error)) => Err(self.write_error(&error)),
+            Err(error @ (CopyError::Changed { .. } | CopyError::Read(_))) => Ok(Landed::NotIt(
+                NotIt::new(AttemptResult::Failed, error.to_string()),
+            )),
+        }
+    }
+
+    fn judge_file(&mut self, verdict: Verdict) -> Result<Landed, FetchError> {
+        match verdict {
+            Verdict::Right(verified) => {
+                let (bytes, executable) = (verified.bytes(), verified.executable());
+                self.publish_file(verified)?;
+                Ok(Landed::Delivered { bytes, executable })
+            }
+            Verdict::Wrong { got, bytes } => {
+                Ok(Landed::NotIt(NotIt::wrong(self.request, got, bytes)))
+            }
+        }
+    }
+
+    fn land_tree(&self, candidate: &Candidate, source: OwnedFd) -> Result<Landed, FetchError> {
+        if matches!(self.request.address, ContentAddress::Flat(_)) {
+            let reason = "it is a directory, and a file is wanted";
+            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Mismatch, reason)));
+        }
+        let Some(place) = &self.place else {
+            let reason = "it is a directory, which cannot go to standard output";
+            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Skipped, reason)));
+        };
+        let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
+        let target = staged
+            .directory()
+            .map_err(|error| self.write_error(&error))?;
+        self.watch.progress.begin(
+            &format!("copying {}", candidate.location),
+            None,
+            Unit::Bytes,
+        );
+        let copied = tree_copy::copy(&self.request.address, source, target, self.watch);
+        self.watch.progress.end();
+        let reason = match copied {
+            Ok(Verdict::Right(verified)) => {
+                let bytes = verified.bytes();
+                match publish::tree(staged, verified, place, self.force) {
+                    Ok(Published::Done) => {}
+                    Ok(Published::Taken) => self.accept_what_appeared(place)?,
+                    Err(error) => return Err(self.write_error(&error)),
+                }
+                return Ok(Landed::Delivered {
+                    bytes,
+                    executable: false,
+                });
+            }
+            Ok(Verdict::Wrong { got, bytes }) => NotIt::wrong(self.request, got, bytes),
+            Err(TreeError::Interrupted) => return Err(FetchError::interrupted()),
+            // The hashes of git refuse content that was made to collide.
+            Err(TreeError::Visit { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+                NotIt::new(AttemptResult::Mismatch, source.to_string())
+            }
+            Err(TreeError::Visit { path, source }) => {
+                let place = format!("{}: {source}", printable_path(&path));
+                return Err(self.write_error(&io::Error::new(source.kind(), place)));
+            }
+            Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
+        };
+        Ok(Landed::NotIt(reason))
+    }
+
+    fn publish_file(&mut self, verified: Verified) -> Result<(), FetchError> {
+        let Some(place) = &self.place else {
+            return write_to_stdout(&self.staged.file).map_err(|error| {
+                FetchError::local(format!(
+                    "the content is right, but standard output takes no more: {error}"
+                ))
+            });
+        };
+        match publish::file(&mut self.staged, verified, place, self.force) {
+            Ok(Published::Done) => Ok(()),
+            Ok(Published::Taken) => self.accept_what_appeared(place),
+            Err(error) => Err(self.write_error(&error)),
+        }
+    }
+
+    /// Another process was faster. If it brought the same content, all is well.
+    fn accept_what_appeared(&self, place: &Place) -> Result<(), FetchError> {
+        match output::examine(self.request, place, self.watch)? {
+            Found::Right(_) => Ok(()),
+            Found::Nothing | Found::Wrong(_) | Found::FullDirectory(_) => {
+                let path = printable_path(&place.path);
+                Err(FetchError::local(format!(
+                    "while this ran, something else appeared at the output {path}"
+                ))
+                .with_hint("nothing was replaced; --force replaces a file"))
+            }
+        }
+    }
+
+    fn write_error(&self, error: &io::Error) -> FetchError {
+        let output = match &self.request.target {
+            Target::Path(path) => printable_path(path),
+            Target::Stdout => "a temporary file for standard output".to_owned(),
+        };
+        let hint = match error.kind() {
+            io::ErrorKind::StorageFull => {
+                "make room on that file system, or choose another with -o"
+            }
+            _ => "choose another path with -o",
+        };
+        FetchError::local(format!(
+            "cannot write {output}: {error}; nothing was left behind"
+        ))
+        .with_hint(hint)
+    }
+}
+
+/// The output's folder is not there or takes nothing.
+pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
+    let folder = match &request.target {
+        Target::Path(path) => path.parent().map_or_else(|| ".".to_owned(), printable_path),
+        Target::Stdout => printable_path(&std::env::temp_dir()),
+    };
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "the output's folder must exist: make it, or choose another path with -o"
+        }
+        _ => "choose another path with -o",
+    };
+    FetchError::local(format!(
+        "cannot write in the output's folder {folder}: {error}"
+    ))
+    .with_hint(hint)
+}
+
+fn write_to_stdout(mut staged: &File) -> io::Result<()> {
+    staged.rewind()?;
+    let mut stdout = io::stdout().lock();
+    io::copy(&mut staged, &mut stdout)?;
+    stdout.flush()
+}

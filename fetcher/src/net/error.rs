@@ -1,0 +1,372 @@
+//! What goes wrong on the network, in words for people and in classes for the driver.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use crate::source_url::SourceUrl;
+
+/// Why a transfer brought nothing. Messages are fragments that fit after "failed: "; they hold no credentials and no
+/// query.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetError {
+    /// No connection: refused, unreachable, reset or closed before an answer.
+    #[error("{reason}")]
+    Connect {
+        /// For example "connection refused".
+        reason: String,
+    },
+    /// The host's name has no address, or nobody could be asked.
+    #[error("{reason}")]
+    Dns {
+        /// For example "name not found".
+        reason: String,
+    },
+    /// No trusted connection.
+    #[error("{reason}")]
+    Tls {
+        /// For example "certificate has expired".
+        reason: String,
+    },
+    /// Waited too long before the body.
+    #[error("{phase} timed out after {} s", limit.as_secs_f32())]
+    Timeout {
+        /// What was waited for.
+        phase: Phase,
+        /// The limit that ran out.
+        limit: Duration,
+    },
+    /// The body came too slowly.
+    #[error(
+        "stalled at {got_bytes} bytes: less than {bytes_per_second} bytes/s over {} s", window.as_secs_f32()
+    )]
+    Stall {
+        /// Bytes that had come.
+        got_bytes: u64,
+        /// The least speed accepted.
+        bytes_per_second: u64,
+        /// The time over which it was measured.
+        window: Duration,
+    },
+    /// The body ended before its end.
+    #[error("short body: {reason} after {got_bytes}{} bytes", of_wanted(*wanted_bytes))]
+    Short {
+        /// Bytes that had come.
+        got_bytes: u64,
+        /// Bytes announced, if they were.
+        wanted_bytes: Option<u64>,
+        /// For example "connection closed".
+        reason: String,
+    },
+    /// The body is, or claims to be, longer than allowed.
+    #[error("body is longer than the limit of {limit_bytes} bytes{}", announced(*announced_bytes))]
+    TooLong {
+        /// [`super::Limits::max_bytes`].
+        limit_bytes: u64,
+        /// The length claimed before the body; `None` if it ran over the limit instead.
+        announced_bytes: Option<u64>,
+    },
+    /// The server answered, but not with the content.
+    #[error("the server answered {code}{}", status_text(*code))]
+    Status {
+        /// The HTTP status code.
+        code: u16,
+    },
+    /// A redirect led back to a URL already asked.
+    #[error("redirect loop")]
+    RedirectLoop,
+    /// Redirects without end.
+    #[error("more than {limit} redirects")]
+    TooManyRedirects {
+        /// [`super::Limits::max_redirects`].
+        limit: u32,
+    },
+    /// A redirect to nowhere.
+    #[error("redirect {reason}")]
+    BadRedirect {
+        /// For example "without a location".
+        reason: &'static str,
+    },
+    /// A redirect from https to http.
+    #[error("redirect from https to http")]
+    Downgrade,
+    /// The body is compressed, though we asked for it as it is.
+    #[error("the server sent the body with content encoding {encoding:?}, which was not asked for")]
+    Encoding {
+        /// The `Content-Encoding` of the answer.
+        encoding: String,
+    },
+    /// The answer is not HTTP, or not within its rules.
+    #[error("invalid answer: {reason}")]
+    Protocol {
+        /// For example "head is too large".
+        reason: String,
+    },
+    /// The interrupt flag was set.
+    #[error("interrupted")]
+    Interrupted,
+    /// The receiver of the body failed, for example because the disk is full.
+    #[error("{0}")]
+    Sink(io::Error),
+    /// This machine could not set up a transfer.
+    #[error("cannot set up the network client: {reason}")]
+    Setup {
+        /// For example "too many open files".
+        reason: String,
+    },
+    /// An error of another URL, to which the one asked for had led.
+    #[error("redirected to {url}: {error}")]
+    Redirected {
+        /// The URL that failed.
+        url: Box<SourceUrl>,
+        /// Its error, never itself `Redirected`.
+        error: Box<Self>,
+    },
+    /// Anything else.
+    #[error("{reason}")]
+    Other {
+        /// The innermost cause.
+        reason: String,
+    },
+}
+
+/// What was waited for when time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Name lookup, TCP and TLS.
+    Connect,
+    /// From the request to the head of the answer.
+    FirstByte,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connecting",
+            Self::FirstByte => "waiting for an answer",
+        })
+    }
+}
+
+/// What an error means to somebody who has other URLs left to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetClass {
+    /// The server says that it does not have the content: 404, 410.
+    Gone,
+    /// The user wants to stop.
+    Interrupted,
+    /// This machine is at fault; another URL would not help.
+    Local,
+    /// Everything else: another URL or another time may do.
+    Trouble,
+}
+
+impl NetError {
+    /// Returns what the error means to somebody who has other URLs left to ask.
+    pub fn class(&self) -> NetClass {
+        match self.innermost() {
+            Self::Status { code: 404 | 410 } => NetClass::Gone,
+            Self::Interrupted => NetClass::Interrupted,
+            Self::Sink(_) | Self::Setup { .. } => NetClass::Local,
+            _ => NetClass::Trouble,
+        }
+    }
+
+    /// Returns the error itself, without the redirect that led to it.
+    pub fn innermost(&self) -> &Self {
+        match self {
+            Self::Redirected { error, .. } => error.innermost(),
+            other => other,
+        }
+    }
+
+    /// Sorts an error from before the head of an answer. `connect_timeout` is the limit reqwest was given.
+    pub(super) fn from_request(error: &reqwest::Error, connect_timeout: Duration) -> Self {
+        if let Some(failed) = find::<LookupError>(error) {
+            return Self::Dns {
+                reason: lookup_reason(&failed.0),
+            };
+        }
+        if let Some(tls) = find::<rustls::Error>(error) {
+            return Self::Tls {
+                reason: tls_reason(tls),
+            };
+        }
+        if error.is_connect() && error.is_timeout() {
+            return Self::Timeout {
+                phase: Phase::Connect,
+                limit: connect_timeout,
+            };
+        }
+        if let Some(cause) = find::<hyper::Error>(error) {
+            if cause.is_parse() {
+                return Self::Protocol {
+                    reason: reason(cause),
+                };
+            }
+            if cause.is_incomplete_message() {
+                return Self::Connect {
+                    reason: "connection closed without an answer".into(),
+                };
+            }
+        }
+        if error.is_connect() || find::<io::Error>(error).is_some() {
+            return Self::Connect {
+                reason: reason(error),
+            };
+        }
+        Self::Other {
+            reason: reason(error),
+        }
+    }
+
+    /// Sorts an error from within a body.
+    pub(super) fn from_body(
+        error: &reqwest::Error,
+        got_bytes: u64,
+        wanted_bytes: Option<u64>,
+    ) -> Self {
+        let closed = find::<io::Error>(error)
+            .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+            || find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message);
+        let reason = if closed {
+            "connection closed".into()
+        } else {
+            reason(error)
+        };
+        Self::Short {
+            got_bytes,
+            wanted_bytes,
+            reason,
+        }
+    }
+}
+
+/// Marks a failed name lookup, which reqwest's own errors tell apart by text only.
+#[derive(Debug, thiserror::Error)]
+#[error("name lookup failed")]
+pub(super) struct LookupError(#[source] pub(super) io::Error);
+
+/// Finds a cause by its type. `io::Error` hides the error inside it from `source()`, so it is asked itself.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|cause| cause.downcast_ref::<T>())
+}
+
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&cause| {
+        match cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        }
+    })
+}
+
+/// Flattens a chain of causes into the one that says most: the last.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    if let Some(tls) = find::<rustls::Error>(error) {
+        return tls_reason(tls);
+    }
+    if let Some(text) = chain(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .find_map(io_reason)
+    {
+        return text.into();
+    }
+    tidy(&chain(error).last().unwrap_or(error).to_string())
+}
+
+/// Puts the common I/O errors into words without numbers.
+fn io_reason(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused",
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => "connection reset",
+        io::ErrorKind::BrokenPipe => "connection closed",
+        io::ErrorKind::HostUnreachable => "host unreachable",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => "network unreachable",
+        io::ErrorKind::TimedOut => "connection timed out",
+        _ => return None,
+    })
+}
+
+fn lookup_reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.rsplit(": ").next().unwrap_or_default();
+    match text {
+        "Name or service not known" | "No address associated with hostname" => {
+            "name not found".into()
+        }
+        other => format!("name lookup failed: {}", tidy(other)),
+    }
+}
+
+fn tls_reason(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Certificate;
+    let text = match error {
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            Certificate::Expired | Certificate::ExpiredContext { .. } => "certificate has expired",
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                "certificate is not valid yet"
+            }
+            Certificate::UnknownIssuer => "certificate is from an unknown issuer",
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                "certificate is for another host"
+            }
+            Certificate::Revoked => "certificate is revoked",
+            other => return format!("bad certificate: {}", tidy(&other.to_string())),
+        },
+        rustls::Error::InvalidMessage(_) => "the server does not speak TLS",
+        rustls::Error::AlertReceived(alert) => return format!("the server refused TLS: {alert:?}"),
+        rustls::Error::General(text) => return tidy(text),
+        other => return format!("TLS: {}", tidy(&other.to_string())),
+    };
+    text.into()
+}
+
+/// Makes a library's message a fragment of one line: lower case at the start, no errno, nothing unprintable.
+fn tidy(text: &str) -> String {
+    if let Some(tunnel) = text.strip_prefix("tunnel error: ") {
+        return match tunnel {
+            "unsuccessful" => "the proxy opened no tunnel".into(),
+            other => format!("the proxy opened no tunnel: {other}"),
+        };
+    }
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut characters = text.chars().map(|character| {
+        if character.is_control() {
+            ' '
+        } else {
+            character
+        }
+    });
+    let Some(first) = characters.next() else {
+        return "unknown error".into();
+    };
+    let rest: String = characters.collect();
+    // "TLS ..." keeps its capitals.
+    if rest.starts_with(char::is_uppercase) {
+        format!("{first}{rest}")
+    } else {
+        format!("{}{rest}", first.to_lowercase())
+    }
+}
+
+fn of_wanted(wanted_bytes: Option<u64>) -> String {
+    wanted_bytes.map_or_else(String::new, |wanted| format!(" of {wanted}"))
+}
+
+fn announced(announced_bytes: Option<u64>) -> String {
+    announced_bytes.map_or_else(String::new, |announced| {
+        format!(" (announced: {announced})")
+    })
+}
+
+fn status_text(code: u16) -> String {
+    reqwest::StatusCode::from_u16(code)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .map_or_else(String::new, |text| format!(" {text}"))
+}

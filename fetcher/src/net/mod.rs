@@ -1,0 +1,250 @@
+//! HTTP and HTTPS, for the sources that are asked last.
+//!
+//! Blocking outside, tokio inside: the driver builds a [`Client`] when the first network source is asked, and never for
+//! a local hit. One transfer is one [`Client::get`]; retries, mirrors and resuming are the business of its callers.
+
+mod error;
+mod redirect;
+mod tls;
+mod transfer;
+mod wait;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use tokio::runtime::Runtime;
+
+use self::error::LookupError;
+pub use self::error::{NetClass, NetError, Phase};
+use self::redirect::{Route, is_redirect};
+use self::wait::{GaveUp, watched};
+use crate::source_url::SourceUrl;
+
+/// Default of [`Limits::connect_timeout`]: two lost SYNs and a slow handshake fit in.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Default of [`Limits::first_byte_timeout`]: forges pack an archive before they send its first byte.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Default of [`Limits::stall_bytes_per_second`]: slower than any modem.
+pub const STALL_BYTES_PER_SECOND: u64 = 1024;
+/// Default of [`Limits::stall_window`]: Nix's 300 s were found "much too long" by its users.
+pub const STALL_WINDOW: Duration = Duration::from_secs(30);
+/// Default of [`Limits::max_redirects`]: what browsers allow.
+pub const MAX_REDIRECTS: u32 = 20;
+/// Default of [`Limits::max_bytes`], 64 GiB: above the largest sources, below what fills a disk unnoticed.
+pub const MAX_BYTES: u64 = 64 << 30;
+
+/// How we present ourselves.
+const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
+
+/// How long and how much we take from a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest time for name lookup, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// Longest time from the request to the head of its answer, connecting included; each redirect has its own.
+    pub first_byte_timeout: Duration,
+    /// Least speed of a body in bytes a second, measured over [`Self::stall_window`]; 0 accepts any.
+    pub stall_bytes_per_second: u64,
+    /// Time over which [`Self::stall_bytes_per_second`] is measured.
+    pub stall_window: Duration,
+    /// Most redirects followed, in number.
+    pub max_redirects: u32,
+    /// Longest body in bytes.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect_timeout: CONNECT_TIMEOUT,
+            first_byte_timeout: FIRST_BYTE_TIMEOUT,
+            stall_bytes_per_second: STALL_BYTES_PER_SECOND,
+            stall_window: STALL_WINDOW,
+            max_redirects: MAX_REDIRECTS,
+            max_bytes: MAX_BYTES,
+        }
+    }
+}
+
+/// Takes a body as it comes. An error ends the transfer as [`NetError::Sink`].
+pub trait BodySink {
+    /// Called once, on the calling thread, when the server has answered 200 and before the first byte.
+    fn start(&mut self, length_bytes: Option<u64>) -> io::Result<()>;
+    /// Takes the next bytes, at least one, on a thread of its own: this is the place to write and hash.
+    fn write(&mut self, chunk: &[u8]) -> io::Result<()>;
+}
+
+/// A whole body was passed to the sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// Length of the body in bytes.
+    pub bytes: u64,
+    /// Where it came from in the end, without credentials.
+    pub final_url: SourceUrl,
+    /// What the server says it is; for diagnosis only.
+    pub content_type: Option<String>,
+}
+
+/// A network stack: one thread's runtime, its connections and its trust.
+pub struct Client {
+    /// Taken by `drop` only.
+    runtime: Option<Runtime>,
+    http: reqwest::Client,
+    limits: Limits,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    pub fn new(limits: Limits) -> Result<Self, NetError> {
+        let setup = |reason: String| NetError::Setup { reason };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| setup(error.to_string()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config()?)
+            .dns_resolver(SystemResolver)
+            .connect_timeout(limits.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .user_agent(USER_AGENT)
+            .default_headers(headers)
+            .build()
+            .map_err(|error| setup(error.without_url().to_string()))?;
+        Ok(Self {
+            runtime: Some(runtime),
+            http,
+            limits,
+        })
+    }
+
+    /// Passes the content of an http or https URL to `sink`, following redirects.
+    ///
+    /// Blocks until the body is whole, something fails or `interrupt` is set, which is noticed within 100 ms in every
+    /// phase (a sink that blocks is waited for).
+    pub fn get(
+        &self,
+        url: &SourceUrl,
+        sink: &mut (dyn BodySink + Send),
+        interrupt: &AtomicBool,
+    ) -> Result<Delivered, NetError> {
+        if !url.is_http() {
+            return Err(NetError::Other {
+                reason: "neither http nor https".into(),
+            });
+        }
+        let mut route = Route::new(url, self.limits.max_redirects)?;
+        let delivered = self.deliver(&mut route, sink, interrupt);
+        delivered.map_err(|error| match error.class() {
+            NetClass::Gone | NetClass::Trouble if route.was_redirected() => NetError::Redirected {
+                url: Box::new(route.current().clone()),
+                error: Box::new(error),
+            },
+            _ => error,
+        })
+    }
+
+    fn deliver(
+        &self,
+        route: &mut Route,
+        sink: &mut (dyn BodySink + Send),
+        interrupt: &AtomicBool,
+    ) -> Result<Delivered, NetError> {
+        loop {
+            let response = self.ask(route, interrupt)?;
+            match response.status().as_u16() {
+                200 => {
+                    let content_type = response
+                        .headers()
+                        .get(CONTENT_TYPE)
+                        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+                    let final_url = route.current().clone();
+                    let bytes = transfer::receive(
+                        self.runtime(),
+                        response,
+                        &final_url,
+                        sink,
+                        &self.limits,
+                        interrupt,
+                    )?;
+                    return Ok(Delivered {
+                        bytes,
+                        final_url,
+                        content_type,
+                    });
+                }
+                code if is_redirect(code) => {
+                    route.follow(response.headers().get(LOCATION).map(HeaderValue::as_bytes))?;
+                }
+                code => return Err(NetError::Status { code }),
+            }
+        }
+    }
+
+    /// Sends one request and waits for the head of its answer.
+    fn ask(&self, route: &Route, interrupt: &AtomicBool) -> Result<reqwest::Response, NetError> {
+        let mut request = self.http.get(route.current().url().clone());
+        if let Some(credentials) = route.credentials() {
+            request = request.basic_auth(&credentials.user, credentials.password.as_ref());
+        }
+        self.runtime().block_on(async {
+            let sending = pin!(request.send());
+            match watched(sending, self.limits.first_byte_timeout, interrupt).await {
+                Ok(answer) => answer
+                    .map_err(|error| NetError::from_request(&error, self.limits.connect_timeout)),
+                Err(GaveUp::Interrupted) => Err(NetError::Interrupted),
+                Err(GaveUp::Deadline) => Err(NetError::Timeout {
+                    phase: Phase::FirstByte,
+                    limit: self.limits.first_byte_timeout,
+                }),
+            }
+        })
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime
+            .as_ref()
+            .expect("the runtime is there until the client is dropped")
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // A name lookup cannot be cancelled; a plain drop of the runtime would wait for it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The system's resolver, as reqwest's own, but with errors that can be told apart by type.
+struct SystemResolver;
+
+impl reqwest::dns::Resolve for SystemResolver {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let addresses = tokio::net::lookup_host((name.as_str(), 0))
+                .await
+                .map_err(LookupError)?;
+            let addresses: Box<dyn Iterator<Item = SocketAddr> + Send> =
+                Box::new(addresses.collect::<Vec<_>>().into_iter());
+            Ok(addresses)
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! What stands at the output already: the right content, or a reason to stop.
+
+use std::io;
+
+use store_index::address::ContentAddress;
+use store_index::beneath::Node;
+use store_index::tree::TreeError;
+use store_index::watch::{Unit, Watch};
+
+use crate::error::FetchError;
+use crate::publish::{self, Standing};
+use crate::request::Request;
+use crate::source::printable_path;
+use crate::staging::Place;
+use crate::tree_copy;
+use crate::verify::{FileCheck, Verdict, Verified};
+
+/// The answer of a look at the output.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nothing is there.
+    Nothing,
+    /// The wanted content; its executable bit is now as wanted.
+    Right(Verified),
+    /// Something else, described.
+    Wrong(&'static str),
+    /// A directory with something in it, which is not replaced even on request.
+    FullDirectory(&'static str),
+}
+
+/// Looks at what stands at the output.
+pub(crate) fn examine(
+    request: &Request,
+    place: &Place,
+    watch: Watch<'_>,
+) -> Result<Found, FetchError> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        FetchError::local(format!(
+            "the output {} is there and cannot be read: {error}",
+            printable_path(&place.path)
+        ))
+    };
+    let standing = publish::look_at(place).map_err(|error| unreadable(&error))?;
+    match standing {
+        None => Ok(Found::Nothing),
+        Some(Standing::Symlink) => Ok(Found::Wrong("a symbolic link, which is not followed")),
+        Some(Standing::Special) => Ok(Found::Wrong("a device, pipe or socket")),
+        Some(Standing::Directory(directory)) => {
+            let wrong = if publish::is_empty(&directory).map_err(|error| unreadable(&error))? {
+                Found::Wrong
+            } else {
+                Found::FullDirectory
+            };
+            if matches!(request.address, ContentAddress::Flat(_)) {
+                return Ok(wrong("a directory"));
+            }
+            watch
+                .progress
+                .begin("checking the output that is there", None, Unit::Bytes);
+            let verdict = tree_copy::hash(&request.address, Node::Directory(directory), watch);
+            watch.progress.end();
+            match verdict {
+                Ok(Verdict::Right(verified)) => Ok(Found::Right(verified)),
+                Ok(Verdict::Wrong { .. }) => Ok(wrong("a directory with other content")),
+                Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
+                Err(error) => Err(unreadable(&error)),
+            }
+        }
+        Some(Standing::File(file)) => {
+            let metadata = file.metadata().map_err(|error| unreadable(&error))?;
+            let executable = publish::is_executable(&metadata);
+            let check = FileCheck::new(
+                &request.address,
+                request.executable,
+                executable,
+                Some(metadata.len()),
+            );
+            watch.progress.begin(
+                "checking the output that is there",
+                Some(metadata.len()),
+                Unit::Bytes,
+            );
+            let verdict = crate::copy::hash(&file, metadata.len(), check, watch);
+            watch.progress.end();
+            match verdict {
+                Ok(Verdict::Right(verified)) => {
+                    publish::set_mode(&file, verified.executable())
+                        .map_err(|error| mode_error(place, &error))?;
+                    Ok(Found::Right(verified))
+                }
+                Ok(Verdict::Wrong { .. }) => Ok(Found::Wrong("a file with other content")),
+                Err(crate::copy::CopyError::Interrupted) => Err(FetchError::interrupted()),
+                Err(error) => Err(unreadable(&error)),
+            }
+        }
+    }
+}
+
+fn mode_error(place: &Place, error: &io::Error) -> FetchError {
+    FetchError::local(format!(
+        "the output {} has the right content, but its executable bit cannot be set: {error}",
+        printable_path(&place.path)
+    ))
+}

@@ -1,0 +1,257 @@
+//! The stores, folders and media of this machine that may be asked, with their indexes.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use store_index::beneath::Beneath;
+use store_index::index::{self, Index, OpenError};
+use store_index::root::{Root, RootKind};
+
+use crate::error::FetchError;
+use crate::source::printable_path;
+
+/// Where stores lie when nobody says otherwise.
+const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
+
+/// A store as it was named: paths are computed with one directory and read below another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOption {
+    /// What store paths begin with, such as `/nix/store`.
+    pub logical: String,
+    /// Where its files are.
+    pub real: PathBuf,
+}
+
+/// What was named on the command line or in the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// Stores; none means the default ones.
+    pub stores: Vec<StoreOption>,
+    /// Indexes, or folders of indexes.
+    pub indexes: Vec<PathBuf>,
+    /// Folders and media.
+    pub media: Vec<PathBuf>,
+    /// No store that was not named.
+    pub no_store: bool,
+    /// No folder or medium that was not named.
+    pub no_media: bool,
+    /// No local source at all.
+    pub no_local: bool,
+}
+
+/// A store that may be asked.
+pub struct StorePlace {
+    /// What its store paths begin with.
+    pub logical: String,
+    /// Where its files are, held open.
+    pub root: Rc<Beneath>,
+    /// What is known of its files.
+    pub indexes: Vec<Index>,
+}
+
+impl fmt::Debug for StorePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorePlace")
+            .field("logical", &self.logical)
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A folder or medium that may be asked.
+pub struct MediumPlace {
+    /// The directory, held open.
+    pub root: Rc<Beneath>,
+    /// What is known of its files.
+    pub indexes: Vec<Index>,
+}
+
+impl fmt::Debug for MediumPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MediumPlace")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything local that may be asked, in the order of naming.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// Stores.
+    pub stores: Vec<Rc<StorePlace>>,
+    /// Folders and media.
+    pub media: Vec<Rc<MediumPlace>>,
+    /// What was left out and why, for the user.
+    pub warnings: Vec<String>,
+}
+
+/// Reads `DIR[=REAL]`; an empty DIR is the store of the environment.
+pub fn parse_store_option(text: &str, env_store: Option<&str>) -> Result<StoreOption, FetchError> {
+    let (logical, real) = match text.split_once('=') {
+        Some((logical, real)) => (logical, Some(real)),
+        None => (text, None),
+    };
+    let logical = if logical.is_empty() {
+        env_store.ok_or_else(|| {
+            FetchError::usage(format!(
+                "--store '{text}' names no store, and neither NIX_STORE_DIR nor NIX_STORE is set"
+            ))
+        })?
+    } else {
+        logical
+    };
+    let trimmed = logical.trim_end_matches('/');
+    if !trimmed.starts_with('/') {
+        return Err(FetchError::usage(format!(
+            "--store '{text}': a store's directory is an absolute path"
+        )));
+    }
+    let real = match real {
+        Some("") => {
+            return Err(FetchError::usage(format!(
+                "--store '{text}': nothing stands behind the '='"
+            )));
+        }
+        Some(real) => PathBuf::from(real),
+        None => PathBuf::from(trimmed),
+    };
+    Ok(StoreOption {
+        logical: trimmed.to_owned(),
+        real,
+    })
+}
+
+impl Places {
+    /// Opens what was named and finds what was not. A store or medium that was named must be there; an index need
+    /// not: it only makes things faster.
+    pub fn open(named: &Named, env_store: Option<&str>) -> Result<Self, FetchError> {
+        let mut places = Self::default();
+        if named.no_local {
+            return Ok(places);
+        }
+        let mut stores = Vec::new();
+        for option in &named.stores {
+            let root = Beneath::open(&option.real)
+                .and_then(|root| fs_err::read_dir(&option.real).map(|_| root))
+                .map_err(|error| unusable("store", &option.real, &error))?;
+            stores.push((option.logical.clone(), root));
+        }
+        if named.stores.is_empty() && !named.no_store {
+            let mut defaults: Vec<&str> = env_store.into_iter().collect();
+            defaults.extend(
+                DEFAULT_STORES
+                    .iter()
+                    .filter(|store| Some(**store) != env_store),
+            );
+            for logical in defaults {
+                if let Ok(root) = Beneath::open(Path::new(logical)) {
+                    stores.push((logical.to_owned(), root));
+                }
+            }
+        }
+        let mut media = Vec::new();
+        for path in &named.media {
+            let root = Root::folder(path).map_err(|error| unusable("medium", path, &error))?;
+            let beneath = Beneath::open(path).map_err(|error| unusable("medium", path, &error))?;
+            media.push((root, beneath));
+        }
+        let mut indexes = places.named_indexes(&named.indexes);
+        // The root of an index that was named counts as named itself.
+        for index in &indexes {
+            let root = index.root();
+            let known = match root.kind() {
+                RootKind::Store => stores
+                    .iter()
+                    .any(|(logical, _)| Path::new(logical) == root.path()),
+                _ => media.iter().any(|(medium, _)| medium.path() == root.path()),
+            };
+            if known {
+                continue;
+            }
+            if !index.root_is_trusted() {
+                places.warnings.push(format!(
+                    "the index of {} is left out: it belongs to somebody else or others can write it, so the root that it names does not count; name it with --store or --media",
+                    printable_path(root.path())
+                ));
+                continue;
+            }
+            match Beneath::open(root.path()) {
+                Ok(beneath) if root.kind() == RootKind::Store => {
+                    stores.push((root.path().to_string_lossy().into_owned(), beneath));
+                }
+                Ok(beneath) => media.push((root.clone(), beneath)),
+                Err(error) => places.warnings.push(format!(
+                    "an index is left out, its root is not there: {error}"
+                )),
+            }
+        }
+        for (logical, root) in stores {
+            let identity = Root::store(&logical);
+            let indexes = places.indexes_of(&identity, &mut indexes);
+            places.stores.push(Rc::new(StorePlace {
+                logical,
+                root: Rc::new(root),
+                indexes,
+            }));
+        }
+        for (identity, root) in media {
+            let indexes = places.indexes_of(&identity, &mut indexes);
+            places.media.push(Rc::new(MediumPlace {
+                root: Rc::new(root),
+                indexes,
+            }));
+        }
+        Ok(places)
+    }
+
+    fn named_indexes(&mut self, paths: &[PathBuf]) -> Vec<Index> {
+        let mut indexes = Vec::new();
+        for path in paths {
+            for opened in index::find_named(path) {
+                match opened {
+                    Ok(index) => indexes.push(index),
+                    Err(error) => self.warn_of(&error),
+                }
+            }
+        }
+        indexes
+    }
+
+    /// Takes the named indexes of a root, then opens those at the usual places.
+    fn indexes_of(&mut self, root: &Root, named: &mut Vec<Index>) -> Vec<Index> {
+        let (mut own, others): (Vec<_>, Vec<_>) = named
+            .drain(..)
+            .partition(|index| index.root().id() == root.id());
+        *named = others;
+        for directory in index::default_dirs(root) {
+            match Index::open(&directory) {
+                Ok(index) if index.root().id() == root.id() => own.push(index),
+                Ok(index) => self.warnings.push(format!(
+                    "the index {} is left out: it is of {}, not of {}",
+                    printable_path(&directory),
+                    printable_path(index.root().path()),
+                    printable_path(root.path())
+                )),
+                Err(error) if error.is_absent() => {}
+                Err(error) => self.warn_of(&error),
+            }
+        }
+        own
+    }
+
+    fn warn_of(&mut self, error: &OpenError) {
+        self.warnings.push(format!("{error}; {}", error.hint()));
+    }
+}
+
+fn unusable(what: &str, path: &Path, error: &io::Error) -> FetchError {
+    FetchError::local(format!(
+        "the {what} {} cannot be used: {error}",
+        printable_path(path)
+    ))
+    .with_hint(
+        "it was named, so going on without it would hide a mistake; correct or remove the option",
+    )
+}

@@ -1,0 +1,228 @@
+//! Verified content becomes the output, in one step: whole or not at all.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::staging::{self, Place, StagedFile, StagedTree};
+use crate::verify::Verified;
+
+/// What became of a publication.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The output is there.
+    Done,
+    /// Something appeared at the output meanwhile; nothing was touched.
+    Taken,
+}
+
+/// Gives a staged file the output's name. `force` replaces a file or symbolic link that stands there.
+pub fn file(
+    staged: &mut StagedFile,
+    verified: Verified,
+    place: &Place,
+    force: bool,
+) -> io::Result<Published> {
+    set_mode(&staged.file, verified.executable())?;
+    if !force {
+        let linked = match &staged.hidden {
+            None => link(&staged.file, place, &place.name),
+            Some(hidden) => rustix::fs::linkat(
+                hidden.directory(),
+                hidden.name(),
+                &*place.directory,
+                &place.name,
+                AtFlags::empty(),
+            ),
+        };
+        return match linked {
+            Ok(()) => Ok(Published::Done),
+            Err(Errno::EXIST) => Ok(Published::Taken),
+            // A file system without hard links: the room's own name becomes the output's.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) if staged.hidden.is_some() => {
+                rename(staged, place, false)
+            }
+            Err(error) => Err(error.into()),
+        };
+    }
+    clear_empty_directory(place)?;
+    rename(staged, place, true)
+}
+
+/// Gives a staged tree the output's name.
+pub fn tree(
+    mut staged: StagedTree,
+    _verified: Verified,
+    place: &Place,
+    force: bool,
+) -> io::Result<Published> {
+    let hidden = &mut staged.hidden;
+    let moved = |flags| {
+        rustix::fs::renameat_with(
+            hidden.directory(),
+            hidden.name(),
+            &*place.directory,
+            &place.name,
+            flags,
+        )
+    };
+    match moved(RenameFlags::NOREPLACE) {
+        Ok(()) => {
+            hidden.disarm();
+            Ok(Published::Done)
+        }
+        Err(Errno::EXIST) if force => {
+            clear_empty_directory(place)?;
+            // The old file takes the hidden name and goes with it.
+            match moved(RenameFlags::EXCHANGE) {
+                Ok(()) => {}
+                Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
+                    // Gone meanwhile, or a file system that cannot exchange: then there is a moment without either.
+                    staging::unlink_file(place)?;
+                    moved(RenameFlags::NOREPLACE)?;
+                    hidden.disarm();
+                }
+                Err(error) => return Err(error.into()),
+            }
+            Ok(Published::Done)
+        }
+        Err(Errno::EXIST) => Ok(Published::Taken),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Replaces what stands at the output by a staged file, through a hidden name where it has none.
+fn rename(staged: &mut StagedFile, place: &Place, replace: bool) -> io::Result<Published> {
+    let mut hidden = match staged.hidden.take() {
+        Some(hidden) => hidden,
+        None => {
+            staging::sweep(place);
+            let file = &staged.file;
+            staging::hidden(place, |_, name| {
+                link(file, place, name)?;
+                file.as_fd().try_clone_to_owned().map_err(|_| Errno::MFILE)
+            })?
+            .1
+        }
+    };
+    let flags = if replace {
+        RenameFlags::empty()
+    } else {
+        RenameFlags::NOREPLACE
+    };
+    match rustix::fs::renameat_with(
+        hidden.directory(),
+        hidden.name(),
+        &*place.directory,
+        &place.name,
+        flags,
+    ) {
+        Ok(()) => {
+            hidden.disarm();
+            Ok(Published::Done)
+        }
+        Err(Errno::EXIST) => Ok(Published::Taken),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a file without a name one.
+fn link(file: &File, place: &Place, name: &std::ffi::OsStr) -> Result<(), Errno> {
+    // Through /proc any process may link what it has open; the direct way wants a privilege on older kernels.
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::linkat(
+        rustix::fs::CWD,
+        &*itself,
+        &*place.directory,
+        name,
+        AtFlags::SYMLINK_FOLLOW,
+    ) {
+        Err(Errno::NOENT | Errno::ACCESS) => {
+            rustix::fs::linkat(file, "", &*place.directory, name, AtFlags::EMPTY_PATH)
+        }
+        answer => answer,
+    }
+}
+
+/// An empty directory may be replaced; one with content stops the rename by itself.
+fn clear_empty_directory(place: &Place) -> io::Result<()> {
+    match rustix::fs::unlinkat(&*place.directory, &place.name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sets the mode of an output: 0666 or 0777 less umask, the owner's executable bit always as said.
+pub(crate) fn set_mode(file: &File, executable: bool) -> io::Result<()> {
+    let executable_bits = Mode::XUSR | Mode::XGRP | Mode::XOTH;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(file)?.st_mode & 0o7777);
+    let wanted = if !executable {
+        mode.difference(executable_bits)
+    } else if mode.intersects(executable_bits) {
+        mode | Mode::XUSR
+    } else {
+        // A file that was there before: who may read may execute.
+        mode | Mode::XUSR | Mode::from_raw_mode((mode.as_raw_mode() & 0o044) >> 2)
+    };
+    if wanted != mode {
+        rustix::fs::fchmod(file, wanted)?;
+    }
+    Ok(())
+}
+
+/// Returns whether nothing is in a directory.
+pub(crate) fn is_empty(directory: &OwnedFd) -> io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns whether the owner may execute a file.
+pub(crate) fn is_executable(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.permissions().mode() & 0o100 != 0
+}
+
+/// Opens what stands at the output, if anything: a file, a directory, a symbolic link, or something else.
+pub(crate) fn look_at(place: &Place) -> io::Result<Option<Standing>> {
+    let stat = match rustix::fs::statat(&*place.directory, &place.name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let open = |flags: OFlags| -> io::Result<OwnedFd> {
+        let flags = flags
+            | OFlags::RDONLY
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(
+            &*place.directory,
+            &place.name,
+            flags,
+            Mode::empty(),
+        )?)
+    };
+    Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Standing::File(File::from(open(OFlags::empty())?)),
+        FileType::Directory => Standing::Directory(open(OFlags::DIRECTORY)?),
+        FileType::Symlink => Standing::Symlink,
+        _ => Standing::Special,
+    }))
+}
+
+/// What stands at an output's path.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    File(File),
+    Directory(OwnedFd),
+    Symlink,
+    Special,
+}

@@ -1,0 +1,199 @@
+//! What happened, for people and for programs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::FetchError;
+use crate::request::{Request, Target};
+use crate::source::{SourceKind, printable_path};
+
+/// The version of the JSON object.
+const JSON_VERSION: u32 = 1;
+
+/// How one attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// The content came from there.
+    Ok,
+    /// It is not there.
+    Absent,
+    /// Something else is there.
+    Mismatch,
+    /// It could not be asked.
+    Unavailable,
+    /// It was asked and broke down.
+    Failed,
+    /// It is not for us.
+    Skipped,
+    /// It has the content under the name of another version.
+    Suspicious,
+}
+
+impl AttemptResult {
+    /// Returns the name in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Absent => "absent",
+            Self::Mismatch => "mismatch",
+            Self::Unavailable => "unavailable",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Suspicious => "suspicious",
+        }
+    }
+}
+
+/// One source asked, or one candidate tried.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The kind of source.
+    pub kind: SourceKind,
+    /// A path, or a URL without userinfo and query.
+    pub location: String,
+    /// How it ended.
+    pub result: AttemptResult,
+    /// Why, where the result does not say all.
+    pub reason: Option<String>,
+    /// How many bytes were copied or received.
+    pub bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A fetch that succeeded.
+#[derive(Clone, Debug)]
+pub struct Success {
+    /// The kind of source that had it.
+    pub kind: SourceKind,
+    /// Where it was.
+    pub location: String,
+    /// The sum of the sizes of its regular files, in bytes.
+    pub bytes: u64,
+    /// Whether the output is an executable file.
+    pub executable: bool,
+}
+
+/// Everything that is to be told about one fetch.
+#[derive(Debug)]
+pub struct Report {
+    /// What was tried, in order.
+    pub attempts: Vec<Attempt>,
+    /// How it ended.
+    pub result: Result<Success, FetchError>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    version: u32,
+    output: Option<String>,
+    name: Option<&'a str>,
+    method: &'static str,
+    hash: String,
+    bytes: Option<u64>,
+    executable: Option<bool>,
+    source: Option<JsonSource<'a>>,
+    attempts: Vec<JsonAttempt<'a>>,
+    ms: u64,
+    error: Option<JsonError<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonSource<'a> {
+    kind: &'static str,
+    location: &'a str,
+}
+
+#[derive(Serialize)]
+struct JsonAttempt<'a> {
+    kind: &'static str,
+    location: &'a str,
+    result: &'static str,
+    reason: Option<&'a str>,
+    bytes: u64,
+    ms: u64,
+}
+
+#[derive(Serialize)]
+struct JsonError<'a> {
+    kind: &'static str,
+    message: &'a str,
+    hint: Option<&'a str>,
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Report {
+    /// Returns the program's exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.result.as_ref().map_or_else(
+            |error| error.kind.exit_code(),
+            |_| crate::error::exit_code::OK,
+        )
+    }
+
+    /// Returns the JSON object of `--json`: every key is always there, `null` when unknown.
+    pub fn to_json(&self, request: &Request) -> String {
+        let success = self.result.as_ref().ok();
+        let output = match &request.target {
+            Target::Path(path) => Some(printable_path(path)),
+            Target::Stdout => None,
+        };
+        let json = Json {
+            version: JSON_VERSION,
+            output: success.and(output),
+            name: request.name.as_deref(),
+            method: request.address.method().name(),
+            hash: request.address.digest().to_sri(),
+            bytes: success.map(|success| success.bytes),
+            executable: success.map(|success| success.executable),
+            source: success.map(|success| JsonSource {
+                kind: success.kind.name(),
+                location: &success.location,
+            }),
+            attempts: self.attempts.iter().map(JsonAttempt::from).collect(),
+            ms: milliseconds(self.took),
+            error: self.result.as_ref().err().map(|error| JsonError {
+                kind: error.kind.name(),
+                message: &error.message,
+                hint: error.hint.as_deref(),
+            }),
+        };
+        serde_json::to_string(&json).expect("strings and numbers always serialise")
+    }
+}
+
+impl<'a> From<&'a Attempt> for JsonAttempt<'a> {
+    fn from(attempt: &'a Attempt) -> Self {
+        Self {
+            kind: attempt.kind.name(),
+            location: &attempt.location,
+            result: attempt.result.name(),
+            reason: attempt.reason.as_deref(),
+            bytes: attempt.bytes,
+            ms: milliseconds(attempt.took),
+        }
+    }
+}
+
+/// Hears about a fetch while it goes on.
+pub trait Listener {
+    /// Something is not as it should be, and the fetch goes on.
+    fn warning(&self, message: &str);
+    /// A source was asked or a candidate tried.
+    fn attempt(&self, attempt: &Attempt);
+}
+
+/// Returns the path that standard output shows.
+pub fn output_path(request: &Request) -> Option<&PathBuf> {
+    match &request.target {
+        Target::Path(path) => Some(path),
+        Target::Stdout => None,
+    }
+}

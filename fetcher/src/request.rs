@@ -1,0 +1,46 @@
+//! What is wanted: parsed once, true ever after.
+
+use std::path::PathBuf;
+
+use store_index::address::ContentAddress;
+use store_index::hash_text::HashForm;
+use store_index::store_path::ItemName;
+
+use crate::source_url::SourceUrl;
+
+/// One content, where it goes and where the network has it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Method, algorithm and digest.
+    pub address: ContentAddress,
+    /// How the user spelt the hash, so that answers use the same.
+    pub form: HashForm,
+    /// The name, for the store and for people; `None` if none was given and the output is not a file.
+    pub name: Option<String>,
+    /// Names under which an item of a store may have the content: the requested one, then those of the URLs.
+    pub item_names: Vec<ItemName>,
+    /// Names whose version the content is expected to have: the given one and those of the URLs.
+    pub asked_names: Vec<String>,
+    /// Where the network has it, in the order to be tried.
+    pub urls: Vec<SourceUrl>,
+    /// Whether the owner's executable bit is asked for. A NAR hash decides by itself.
+    pub executable: bool,
+    /// Where it goes.
+    pub target: Target,
+}
+
+/// Where the content goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A path, absolute.
+    Path(PathBuf),
+    /// Standard output, after verification.
+    Stdout,
+}
+
+impl Request {
+    /// Returns the wanted hash as the user wrote it.
+    pub fn wanted(&self) -> String {
+        self.address.digest().in_form(self.form).to_string()
+    }
+}

@@ -1,0 +1,195 @@
+//! What a source of content is, and the order in which sources are asked.
+//!
+//! A source says where the content may be; it reads no content. Copying, hashing and publishing are the same for
+//! all. Adding a source is a file here and a line in [`in_order`].
+
+mod by_name;
+mod links;
+mod media;
+mod store;
+mod url;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use store_index::beneath::Beneath;
+use store_index::watch::Watch;
+
+use crate::places::Places;
+use crate::request::Request;
+use crate::source_url::SourceUrl;
+
+/// The most candidates that one index is asked for.
+pub const MAX_CANDIDATES: usize = 8;
+
+/// The kinds of sources, as JSON names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SourceKind {
+    /// The output itself, already right.
+    Output,
+    /// An item of a store, or a file in one.
+    Store,
+    /// A deduplicated file in a store's `.links`.
+    Links,
+    /// A file in a folder or on a medium.
+    Media,
+    /// A URL that the user gave.
+    Url,
+}
+
+impl SourceKind {
+    /// Returns the name in JSON and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::Store => "store",
+            Self::Links => "links",
+            Self::Media => "media",
+            Self::Url => "url",
+        }
+    }
+}
+
+/// What a source says to a request.
+#[derive(Debug)]
+pub enum Lookup {
+    /// It may be here: places to try, the likeliest first.
+    Found(Vec<Candidate>),
+    /// It is not here; a reason where the answer is not obvious.
+    Absent(Option<String>),
+    /// This source cannot be asked, because.
+    Unavailable(String),
+    /// This source is not for us, because.
+    Skipped(String),
+}
+
+/// One place that may have the content.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The kind of source it is reported as.
+    pub kind: SourceKind,
+    /// Where it is, ready to print.
+    pub location: String,
+    /// How to get at it.
+    pub place: CandidatePlace,
+    /// Under what names the content is known there, for the stale-hash guard.
+    pub names: KnownNames,
+}
+
+/// How to get at a candidate.
+#[derive(Clone, Debug)]
+pub enum CandidatePlace {
+    /// A file or directory beneath a root.
+    Local {
+        /// The root.
+        root: Rc<Beneath>,
+        /// The path in it.
+        path: PathBuf,
+        /// Its size in bytes when it was indexed.
+        size: Option<u64>,
+    },
+    /// A download.
+    Url(SourceUrl),
+}
+
+/// The names of a candidate's content.
+#[derive(Clone, Debug)]
+pub enum KnownNames {
+    /// These.
+    Known(Vec<String>),
+    /// [`Source::learn_names`] finds them out, at a cost.
+    AskSource,
+    /// The network's word is final.
+    NotGuarded,
+}
+
+impl Candidate {
+    pub(crate) fn local(
+        kind: SourceKind,
+        root: &Rc<Beneath>,
+        path: PathBuf,
+        size: Option<u64>,
+        names: KnownNames,
+    ) -> Self {
+        let location = printable_path(&root.path().join(&path));
+        Self {
+            kind,
+            location,
+            place: CandidatePlace::Local {
+                root: Rc::clone(root),
+                path,
+                size,
+            },
+            names,
+        }
+    }
+}
+
+/// A place that may hold the requested content. Blocking and offline but for the URLs.
+pub trait Source: std::fmt::Debug {
+    /// Returns the kind that its answers are reported as.
+    fn kind(&self) -> SourceKind;
+
+    /// Returns what is asked, ready to print.
+    fn location(&self) -> String;
+
+    /// Says where the content may be, without reading it and without a socket.
+    fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup;
+
+    /// Finds out under what names the content of a candidate is known.
+    fn learn_names(&mut self, candidate: &Candidate) -> Vec<String> {
+        match &candidate.names {
+            KnownNames::Known(names) => names.clone(),
+            KnownNames::AskSource | KnownNames::NotGuarded => Vec::new(),
+        }
+    }
+
+    /// Returns true if asking further opens a socket.
+    fn is_network(&self) -> bool {
+        false
+    }
+}
+
+/// Makes the sources for a request, cheapest first. This is the only place that knows the order.
+pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    for store in &places.stores {
+        sources.push(Box::new(store::ExactNames::new(store)));
+    }
+    for store in &places.stores {
+        sources.push(Box::new(links::Links::new(store)));
+    }
+    for store in &places.stores {
+        sources.push(Box::new(store::AnyName::new(store)));
+    }
+    for medium in &places.media {
+        sources.push(Box::new(media::Media::new(medium)));
+    }
+    for url in &request.urls {
+        sources.push(Box::new(url::Url::new(url)));
+    }
+    sources
+}
+
+/// Prints a path; bytes that are no UTF-8 and control characters are percent-escaped.
+pub fn printable_path(path: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut printable = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                let mut utf8 = [0; 4];
+                for byte in character.encode_utf8(&mut utf8).bytes() {
+                    write!(printable, "%{byte:02X}").expect("writing to a string cannot fail");
+                }
+            } else {
+                printable.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(printable, "%{byte:02X}").expect("writing to a string cannot fail");
+        }
+    }
+    printable
+}

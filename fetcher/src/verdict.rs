@@ -1,0 +1,115 @@
+//! What is said when nothing was delivered, and with which exit code.
+
+use store_index::digest::Digest;
+
+use crate::error::{ErrorKind, FetchError};
+use crate::request::Request;
+use crate::source_url::Scheme;
+
+/// What the network sources said.
+#[derive(Debug, Default)]
+pub(crate) struct NetworkSummary {
+    /// A server was asked.
+    pub(crate) asked: bool,
+    /// The first complete body that was wrong.
+    pub(crate) wrong: Option<WrongBody>,
+    /// The last trouble that was not a plain "not there", with its place.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A complete body that was not the wanted content.
+#[derive(Debug)]
+pub(crate) struct WrongBody {
+    /// Whence.
+    pub(crate) location: String,
+    /// Its digest, if it can have one.
+    pub(crate) got: Option<Digest>,
+    /// Its length in bytes.
+    pub(crate) bytes: u64,
+}
+
+/// Says what was wanted and what came, in the form of the user's hash.
+pub(crate) fn describe_wrong(request: &Request, got: Option<&Digest>) -> String {
+    format!(
+        "wanted {}, got {}",
+        request.wanted(),
+        describe_got(request, got)
+    )
+}
+
+fn describe_got(request: &Request, got: Option<&Digest>) -> String {
+    match got {
+        Some(got) => got.in_form(request.form).to_string(),
+        None => "content that has no such hash".to_owned(),
+    }
+}
+
+/// Why nothing was delivered. `suspicious` are the local places that the stale-hash guard passed over.
+pub(crate) fn nothing_delivered(
+    request: &Request,
+    offline: bool,
+    network: &NetworkSummary,
+    suspicious: &[String],
+) -> FetchError {
+    let what = match &request.name {
+        Some(name) => format!("{} ({})", request.wanted(), name.escape_debug()),
+        None => request.wanted(),
+    };
+    let error = if let Some(wrong) = &network.wrong {
+        mismatch(request, &what, wrong)
+    } else if let Some(trouble) = &network.trouble {
+        FetchError::new(
+            ErrorKind::Network,
+            format!("cannot download {what}\n  {trouble}"),
+        )
+        .with_hint("try again later, or give another URL")
+    } else if !offline && !request.urls.is_empty() && only_unsupported(request) {
+        FetchError::usage(format!(
+            "no usable URL is left for {what}, and no local source has it"
+        ))
+        .with_hint("http:// and https:// URLs can be downloaded")
+    } else {
+        not_found(&what, network.asked, offline)
+    };
+    if suspicious.is_empty() {
+        return error;
+    }
+    let message = format!(
+        "{}\n  stale hash? it is here under the name of another version: {}",
+        error.message,
+        suspicious.join(", ")
+    );
+    FetchError { message, ..error }.with_hint(
+        "if the hash is right, --stale-hash ignore uses what is here; if not, put in the new version's hash",
+    )
+}
+
+fn mismatch(request: &Request, what: &str, wrong: &WrongBody) -> FetchError {
+    let got = describe_got(request, wrong.got.as_ref());
+    let WrongBody {
+        location, bytes, ..
+    } = wrong;
+    FetchError::new(
+        ErrorKind::Mismatch,
+        format!("hash mismatch\n  wanted: {what}\n  got:    {got} ({bytes} bytes)\n  from:   {location}"),
+    )
+    .with_hint("check that URL and hash belong together; if upstream replaced the file, the hash needs a change")
+}
+
+fn not_found(what: &str, asked: bool, offline: bool) -> FetchError {
+    let searched = match (asked, offline) {
+        (true, _) => "no local source has it, and every server answered that it is not there",
+        (false, true) => "no local source has it, and the network is off (--offline)",
+        (false, false) => "no local source has it, and there was no URL to ask",
+    };
+    FetchError::new(ErrorKind::NotFound, format!("not found: {what}\n  {searched}")).with_hint(
+        "store-index update makes more of this machine's files findable; fetch explain shows what was asked",
+    )
+}
+
+fn only_unsupported(request: &Request) -> bool {
+    request
+        .urls
+        .iter()
+        .all(|url| matches!(url.scheme(), Scheme::Other(_)))
+}

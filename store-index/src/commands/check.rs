@@ -1,0 +1,101 @@
+//! `store-index check`.
+
+use store_index::check as library;
+use store_index::index::{Index, OpenError};
+use store_index::path_text;
+use store_index::watch::Watch;
+
+use super::{DONE, Failure, WRONG, open_indexes, print, print_json, real_path, shown};
+use crate::cli::{CheckArgs, Talk};
+use store_index::terminal::say;
+
+pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u8, Failure> {
+    let named = args.places.roots()?;
+    let (mut all, mut wrong, mut checked) = (Vec::new(), 0, 0);
+    for index in open_indexes(&args.places)? {
+        checked += 1;
+        // One that cannot be opened is looked at all the same: the report says what is wrong with it.
+        let (directory, report) = match &index {
+            Ok(index) => {
+                let real = args
+                    .content
+                    .then(|| real_path(index, &index.root(), &named));
+                (
+                    index.directory().to_owned(),
+                    library::check(index.directory(), real.as_deref(), watch),
+                )
+            }
+            Err(error) => (
+                error.directory().to_owned(),
+                library::check(error.directory(), None, watch),
+            ),
+        };
+        if report.interrupted {
+            return Err(Failure::Interrupted);
+        }
+        wrong += report.wrong;
+        if args.json {
+            all.push(json(&directory, &report));
+            continue;
+        }
+        for finding in &report.findings {
+            print(&format!("{}: {}\n", shown(&finding.place), finding.what))?;
+        }
+        let more = report.wrong - report.findings.len() as u64;
+        if more > 0 {
+            print(&format!("{more} more\n"))?;
+        }
+        if !talk.quiet {
+            describe(&index, &directory, &report);
+        }
+    }
+    if args.json {
+        print_json(&serde_json::Value::Array(all))?;
+    }
+    if checked == 0 && !talk.quiet {
+        say("there is no index to check; make one with `store-index update`");
+    }
+    Ok(if wrong == 0 { DONE } else { WRONG })
+}
+
+fn describe(
+    index: &Result<Index, OpenError>,
+    directory: &std::path::Path,
+    report: &library::Report,
+) {
+    let read = if report.files_read > 0 {
+        format!(", {} files read", report.files_read)
+    } else {
+        String::new()
+    };
+    say(&match report.wrong {
+        0 => format!(
+            "{}: {} objects{read}, nothing wrong",
+            shown(directory),
+            report.objects
+        ),
+        wrong => format!(
+            "{}: {} objects{read}, {wrong} wrong",
+            shown(directory),
+            report.objects
+        ),
+    });
+    if let Err(error) = index {
+        say(&format!("hint: {}", error.hint()));
+    }
+}
+
+fn json(directory: &std::path::Path, report: &library::Report) -> serde_json::Value {
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| serde_json::json!({ "path": path_text::lossy(&finding.place), "what": finding.what }))
+        .collect();
+    serde_json::json!({
+        "index": path_text::lossy(directory),
+        "objects": report.objects,
+        "files_read": report.files_read,
+        "wrong": report.wrong,
+        "findings": findings,
+    })
+}

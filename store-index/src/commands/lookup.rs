@@ -1,0 +1,112 @@
+//! `store-index lookup`.
+
+use std::path::Path;
+
+use store_index::address::ContentAddress;
+use store_index::index::{Entry, Index};
+use store_index::key::KeyKind;
+use store_index::path_text;
+
+use super::{
+    DONE, Failure, NOT_FOUND, is_mounted, open_indexes, print, print_json, real_path, shown,
+    warn_unusable,
+};
+use crate::cli::{LookupArgs, RootArg, Talk};
+use store_index::terminal::say;
+
+/// The most places that are named for one index: a folder may hold a million empty files.
+const MAX_PLACES: usize = 100;
+
+pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
+    let address = args.address()?;
+    let named = args.places.roots()?;
+    let (mut found, mut asked) = (Vec::new(), 0);
+    for index in open_indexes(&args.places)? {
+        let index = match index {
+            Ok(index) => index,
+            Err(error) => {
+                warn_unusable(&error, talk.quiet);
+                continue;
+            }
+        };
+        asked += 1;
+        if !keeps(&index, &address) && talk.verbose {
+            say(&format!(
+                "the index of {} does not keep {} {}",
+                index.root(),
+                address.method(),
+                address.algorithm()
+            ));
+        }
+        match index.look_up(&address, MAX_PLACES) {
+            Ok(entries) => found.extend(
+                entries
+                    .into_iter()
+                    .filter_map(|entry| place(&index, &entry, &named)),
+            ),
+            Err(error) if !talk.quiet => say(&format!("warning: {error}")),
+            Err(_) => {}
+        }
+    }
+    if args.json {
+        print_json(&found.iter().map(|place| place.json.clone()).collect())?;
+    } else {
+        for place in &found {
+            print(&format!("{}\n", place.text))?;
+        }
+    }
+    if found.is_empty() && !talk.quiet {
+        let digest = address.digest().to_sri();
+        say(&match asked {
+            0 => format!(
+                "{digest} was not looked for: there is no index; make one with `store-index update`"
+            ),
+            1 => format!("{digest} is not in the index"),
+            asked => format!("{digest} is in none of {asked} indexes"),
+        });
+    }
+    Ok(if found.is_empty() { NOT_FOUND } else { DONE })
+}
+
+fn keeps(index: &Index, address: &ContentAddress) -> bool {
+    KeyKind::of_address(address)
+        .iter()
+        .any(|&kind| index.manifest().kinds.has(kind))
+}
+
+struct Place {
+    text: String,
+    json: serde_json::Value,
+}
+
+/// Returns where an entry is; `None` if it is not there any more, though its root is.
+fn place(index: &Index, entry: &Entry, named: &[RootArg]) -> Option<Place> {
+    let root = index.root();
+    let real = real_path(index, &root, named);
+    let path = real.join(entry.location.relative_path());
+    let mounted = is_mounted(&real);
+    if mounted && !is_still_there(&path, entry.size) {
+        return None;
+    }
+    let json = serde_json::json!({
+        "root": path_text::lossy(root.path()),
+        "kind": root.kind().name(),
+        "path": path_text::lossy(&path),
+        "hint": false,
+        "mounted": mounted,
+        "label": null,
+    });
+    let text = if mounted {
+        shown(&path)
+    } else {
+        format!("{} (not mounted)", shown(&path))
+    };
+    Some(Place { text, json })
+}
+
+fn is_still_there(path: &Path, size: u64) -> bool {
+    match fs_err::symlink_metadata(path) {
+        Ok(metadata) => metadata.is_file() && metadata.len() == size,
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}

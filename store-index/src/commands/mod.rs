@@ -1,0 +1,136 @@
+//! What the subcommands do: thin over the library, and the only place that prints results.
+
+mod check;
+mod lookup;
+mod status;
+mod update;
+
+pub(crate) use check::check;
+pub(crate) use lookup::lookup;
+pub(crate) use status::status;
+pub(crate) use update::update;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use store_index::index::{Index, OpenError, find_default, find_named};
+use store_index::path_text;
+use store_index::places::IN_PLACE_DIR;
+use store_index::root::{Root, RootKind};
+
+use crate::cli::{PlaceArgs, RootArg, Usage};
+use store_index::terminal::say;
+
+/// Done.
+pub(crate) const DONE: u8 = 0;
+/// `check` found something wrong.
+pub(crate) const WRONG: u8 = 1;
+/// A mistake on the command line.
+pub(crate) const USAGE: u8 = 2;
+/// `lookup` found nothing.
+pub(crate) const NOT_FOUND: u8 = 3;
+/// Permission, disk full, something in the way.
+pub(crate) const LOCAL: u8 = 7;
+/// Told to stop.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Why a command did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Usage(Usage),
+    Local {
+        message: String,
+        hint: Option<String>,
+    },
+    Interrupted,
+    BrokenPipe,
+}
+
+impl Failure {
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Local { .. } => LOCAL,
+            Self::Interrupted => INTERRUPTED,
+            Self::BrokenPipe => DONE,
+        }
+    }
+}
+
+impl From<Usage> for Failure {
+    fn from(usage: Usage) -> Self {
+        Self::Usage(usage)
+    }
+}
+
+/// Prints results.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Local {
+                message: format!("cannot write the result: {error}"),
+                hint: None,
+            },
+        })
+}
+
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{value:#}\n"))
+}
+
+/// Opens the indexes that were named, else those in the usual places and on the folders named.
+fn open_indexes(places: &PlaceArgs) -> Result<Vec<Result<Index, OpenError>>, Failure> {
+    let named = places.indexes();
+    if !named.is_empty() {
+        return Ok(named.iter().flat_map(|path| find_named(path)).collect());
+    }
+    let mut indexes = Vec::new();
+    for root in places.roots()? {
+        if let RootArg::Folder(folder) = root {
+            let opened = Index::open(&folder.join(IN_PLACE_DIR));
+            indexes
+                .extend(Some(opened).filter(|opened| !matches!(opened, Err(OpenError::Absent(_)))));
+        }
+    }
+    indexes.extend(find_default());
+    Ok(indexes)
+}
+
+/// Says which index is left out and why.
+fn warn_unusable(error: &OpenError, quiet: bool) {
+    if !quiet {
+        say(&format!("warning: {error}"));
+        say(&format!("hint: {}", error.hint()));
+    }
+}
+
+/// Returns where the files of an index's root are: as a store was named on the command line, else as recorded by
+/// someone whom we trust, else the root's own path.
+fn real_path(index: &Index, root: &Root, named: &[RootArg]) -> PathBuf {
+    let stores = named.iter().filter_map(|named| match named {
+        RootArg::Store(store) if Root::store(&store.logical).id() == root.id() => {
+            Some(store.real.clone())
+        }
+        _ => None,
+    });
+    let recorded = || {
+        let real = index.manifest().real.clone();
+        real.filter(|_| root.kind() == RootKind::Store && index.root_is_trusted())
+    };
+    stores
+        .last()
+        .or_else(recorded)
+        .unwrap_or_else(|| root.path().to_owned())
+}
+
+/// Returns whether the root is there.
+fn is_mounted(real: &Path) -> bool {
+    fs_err::metadata(real).is_ok_and(|metadata| metadata.is_dir())
+}
+
+fn shown(path: &Path) -> String {
+    path_text::printable(path)
+}

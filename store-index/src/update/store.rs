@@ -1,0 +1,222 @@
+//! Scans a store: the names in `.links`, which are their content, then items whose files are not there.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::sync::Arc;
+
+use walkdir::DirEntryExt as _;
+
+use super::UpdateError;
+use super::known::{Known, KnownSet};
+use super::pool::Job;
+use super::session::Session;
+use crate::format::{MAX_PATH_LEN, SectionKind};
+use crate::hash_file::{let_settle, mtime_ns};
+use crate::links;
+use crate::path_text;
+use crate::segment::SegmentError;
+use crate::segment::reader::Segment;
+use crate::store_path::{PATH_DIGEST_CHARS, PATH_DIGEST_LEN, split_base_name};
+
+/// The modification time, in seconds, that Nix and Guix give to all that is valid.
+const CANONICAL_MTIME: i64 = 1;
+
+/// A name of the store's listing that the index does not know.
+struct NewItem {
+    name: Vec<u8>,
+    digest: [u8; PATH_DIGEST_LEN],
+    inode: u64,
+}
+
+/// Scans the store. Returns the time that the store directory had before.
+pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError> {
+    let store_mtime_ns = store_mtime(session)?;
+    let link_inodes = scan_links(session)?;
+    scan_items(session, link_inodes)?;
+    Ok(store_mtime_ns)
+}
+
+/// Returns the directory's modification time, once a later change would give it another; `None` if it lies in the
+/// future, where that cannot be known.
+fn store_mtime(session: &Session<'_>) -> Result<Option<i64>, UpdateError> {
+    let mtime = || {
+        let metadata =
+            fs_err::metadata(session.real()).map_err(|error| session.root_error(error))?;
+        Ok::<_, UpdateError>(mtime_ns(&metadata))
+    };
+    let settled = let_settle(mtime()?);
+    Ok(Some(mtime()?).filter(|_| settled))
+}
+
+/// Reads the links that are new and drops those that are gone. Returns the inodes of all, not sorted.
+fn scan_links(session: &mut Session<'_>) -> Result<Vec<u64>, UpdateError> {
+    let segments = session.segments();
+    let mut known = KnownSet::read(&segments, SectionKind::Links)
+        .map_err(|error| session.index_error(error))?;
+    let (mut inodes, mut new) = (Vec::new(), Vec::new());
+    links::for_each(session.real(), |name, inode| {
+        inodes.push(inode);
+        if known.see(&name.0) == Known::No {
+            new.push(name);
+        }
+    })
+    .map_err(|error| session.root_error(error))?;
+    for (segment, gone) in known.unseen() {
+        session.declare_dead(segment, gone);
+    }
+    for name in new {
+        session.submit(Job::Link(name))?;
+    }
+    Ok(inodes)
+}
+
+fn scan_items(session: &mut Session<'_>, link_inodes: Vec<u64>) -> Result<(), UpdateError> {
+    let segments = session.segments();
+    let mut known = KnownSet::read(&segments, SectionKind::Items)
+        .map_err(|error| session.index_error(error))?;
+    let mut new = Vec::new();
+    for entry in fs_err::read_dir(session.real()).map_err(|error| session.root_error(error))? {
+        let entry = entry.map_err(|error| session.root_error(error))?;
+        let name = entry.file_name();
+        let Some((digest, _)) = name.to_str().and_then(split_base_name) else {
+            continue;
+        };
+        match known.see(&digest) {
+            Known::Yes(inode) if inode == entry.ino() => continue,
+            // The name came back with something else behind it.
+            Known::Yes(_) => known.forget(&digest),
+            Known::No => {}
+        }
+        new.push(NewItem {
+            name: name.as_bytes().to_vec(),
+            digest,
+            inode: entry.ino(),
+        });
+    }
+    drop_gone(session, &known)?;
+    new.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    // Built only if something is to be walked: the refresh of an unchanged store shall cost no more than listing it.
+    let link_inodes: HashSet<u64> = if new.is_empty() {
+        HashSet::new()
+    } else {
+        link_inodes.into_iter().collect()
+    };
+    for item in new {
+        walk_item(session, &segments, &item, &link_inodes)?;
+    }
+    Ok(())
+}
+
+/// Drops the items that are no longer listed, with their files.
+fn drop_gone(session: &mut Session<'_>, known: &KnownSet) -> Result<(), UpdateError> {
+    for (segment, gone) in known.unseen() {
+        let mut dead = Vec::new();
+        for item in gone {
+            let object = segment
+                .object(item)
+                .map_err(|error| session.index_error(error))?;
+            if let crate::segment::reader::Object::Item { digest, .. } = object {
+                let name = crate::nix32::encode(&digest);
+                for segment in session.segments() {
+                    let files = files_of_item(&segment, name.as_bytes())
+                        .map_err(|error| session.index_error(error))?;
+                    session.declare_dead(&segment, files);
+                }
+            }
+            dead.push(item);
+        }
+        session.forget_items(segment, dead);
+    }
+    Ok(())
+}
+
+/// Returns the live files of the item whose name begins with this digest.
+fn files_of_item(segment: &Segment, digest: &[u8]) -> Result<Vec<u32>, SegmentError> {
+    let mut objects = Vec::new();
+    let mut position = segment.first_file_from(digest)?;
+    while position < segment.header().files {
+        let file = segment.file(position)?;
+        if file.path.get(..PATH_DIGEST_CHARS) != Some(digest) {
+            break;
+        }
+        let object = (segment.header().links + position) as u32;
+        if segment.is_live(object)? {
+            objects.push(object);
+        }
+        position += 1;
+    }
+    Ok(objects)
+}
+
+fn walk_item(
+    session: &mut Session<'_>,
+    segments: &[Arc<Segment>],
+    item: &NewItem,
+    link_inodes: &HashSet<u64>,
+) -> Result<(), UpdateError> {
+    let path = session.real().join(std::ffi::OsStr::from_bytes(&item.name));
+    let metadata = match fs_err::symlink_metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            session.unreadable(&error.to_string());
+            return Ok(());
+        }
+    };
+    if metadata.mtime() != CANONICAL_MTIME {
+        // Daemons leave empty lock files beside what they build; these are no items.
+        if !(metadata.is_file() && metadata.len() == 0 && item.name.ends_with(b".lock")) {
+            session.complete = false;
+            session.summary.unfinished_items += 1;
+        }
+        return Ok(());
+    }
+    // Left by an update that was broken off in this item, or of something else under this name.
+    for segment in segments {
+        let old = files_of_item(segment, &item.name[..PATH_DIGEST_CHARS])
+            .map_err(|error| session.index_error(error))?;
+        session.declare_dead(segment, old);
+    }
+    for entry in walkdir::WalkDir::new(&path)
+        .follow_links(false)
+        .follow_root_links(false)
+        .sort_by_file_name()
+    {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                session.item_broken(&item.name);
+                let gone = error
+                    .io_error()
+                    .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                if !gone {
+                    session.unreadable(&path_text::printable(std::path::Path::new(
+                        &error.to_string(),
+                    )));
+                }
+                continue;
+            }
+        };
+        if !entry.file_type().is_file() || link_inodes.contains(&entry.ino()) {
+            continue;
+        }
+        let below = entry
+            .path()
+            .strip_prefix(session.real())
+            .unwrap_or(entry.path())
+            .as_os_str()
+            .as_bytes();
+        if below.len() > MAX_PATH_LEN {
+            session.item_broken(&item.name);
+            session.unreadable(&format!(
+                "the path is too long: {}",
+                path_text::printable(entry.path())
+            ));
+            continue;
+        }
+        session.submit(Job::StoreFile(below.to_vec()))?;
+    }
+    session.item_walked(item.name.clone(), item.digest, item.inode);
+    Ok(())
+}
