@@ -18,7 +18,12 @@ use crate::support::nix::{NIX, NixStore};
 use crate::support::{TestEnv, digest, lacks, noise};
 
 /// The algorithms that Debian's Nix knows: blake3 came to Nix later.
-const NIX_ALGORITHMS: [Algorithm; 4] = [Algorithm::Md5, Algorithm::Sha1, Algorithm::Sha256, Algorithm::Sha512];
+const NIX_ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::Md5,
+    Algorithm::Sha1,
+    Algorithm::Sha256,
+    Algorithm::Sha512,
+];
 
 /// Lengths around every block and padding boundary of the hashes and of a NAR.
 const LENGTHS: [usize; 12] = [0, 1, 7, 8, 9, 55, 56, 64, 111, 112, 128, 70_000];
@@ -36,9 +41,14 @@ fn framed(framing: Framing, algorithm: Algorithm, bytes: &[u8]) -> Digest {
 
 fn visit(path: &Path, visitor: &mut dyn Visitor) {
     let interrupt = AtomicBool::new(false);
-    let watch = Watch { interrupt: &interrupt, progress: &NoProgress };
+    let watch = Watch {
+        interrupt: &interrupt,
+        progress: &NoProgress,
+    };
     let folder = Beneath::open(path.parent().unwrap()).unwrap();
-    let node = folder.open_node(Path::new(path.file_name().unwrap())).unwrap();
+    let node = folder
+        .open_node(Path::new(path.file_name().unwrap()))
+        .unwrap();
     tree::walk(node, visitor, watch).unwrap();
 }
 
@@ -47,18 +57,44 @@ fn visit(path: &Path, visitor: &mut dyn Visitor) {
 fn the_known_paths_of_hello() {
     let hello = b"hello\n";
     let known = [
-        (Algorithm::Sha256, "gy454w1cxaq731grqwylhzf4pp9r5izh", "i9pmrzmpshapij2kin22pff6fc2adavx"),
-        (Algorithm::Sha1, "svdva85yi507g9vncgsaxvnd1r808h4w", "hzq8n5jpi3g2d0xhlvqd8q1gx5c9s6i3"),
-        (Algorithm::Md5, "dra1cz5vbrhclpv4y1q0psnbkxz581bk", "l2ycihp9r6lnfifs72r40m62fwicg5iz"),
-        (Algorithm::Sha512, "9a8mxachqmcv8x2cfijdps9dyxgyyrzm", "8xkszhbayigjg9vbrrxfa1hp9qflbh6b"),
+        (
+            Algorithm::Sha256,
+            "gy454w1cxaq731grqwylhzf4pp9r5izh",
+            "i9pmrzmpshapij2kin22pff6fc2adavx",
+        ),
+        (
+            Algorithm::Sha1,
+            "svdva85yi507g9vncgsaxvnd1r808h4w",
+            "hzq8n5jpi3g2d0xhlvqd8q1gx5c9s6i3",
+        ),
+        (
+            Algorithm::Md5,
+            "dra1cz5vbrhclpv4y1q0psnbkxz581bk",
+            "l2ycihp9r6lnfifs72r40m62fwicg5iz",
+        ),
+        (
+            Algorithm::Sha512,
+            "9a8mxachqmcv8x2cfijdps9dyxgyyrzm",
+            "8xkszhbayigjg9vbrrxfa1hp9qflbh6b",
+        ),
     ];
     for (algorithm, flat, recursive) in known {
         assert_eq!(
-            base_name("/nix/store", Method::Flat, framed(Framing::Flat, algorithm, hello), "hello.txt"),
+            base_name(
+                "/nix/store",
+                Method::Flat,
+                framed(Framing::Flat, algorithm, hello),
+                "hello.txt"
+            ),
             format!("{flat}-hello.txt")
         );
         assert_eq!(
-            base_name("/nix/store", Method::Nar, framed(Framing::NarPlain, algorithm, hello), "hello.txt"),
+            base_name(
+                "/nix/store",
+                Method::Nar,
+                framed(Framing::NarPlain, algorithm, hello),
+                "hello.txt"
+            ),
             format!("{recursive}-hello.txt")
         );
     }
@@ -120,15 +156,32 @@ fn digests_and_their_text_agree_with_nix() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    let contents: Vec<_> = LENGTHS.iter().enumerate().map(|(seed, &len)| noise(seed as u64, len)).collect();
+    let contents: Vec<_> = LENGTHS
+        .iter()
+        .enumerate()
+        .map(|(seed, &len)| noise(seed as u64, len))
+        .collect();
     let files: Vec<String> = contents
         .iter()
         .enumerate()
-        .map(|(number, bytes)| env.write(format!("{number}"), bytes).to_str().unwrap().to_owned())
+        .map(|(number, bytes)| {
+            env.write(format!("{number}"), bytes)
+                .to_str()
+                .unwrap()
+                .to_owned()
+        })
         .collect();
     let nix = |args: &[&str], more: &[String]| -> Vec<String> {
-        let words: Vec<&str> = args[1..].iter().copied().chain(more.iter().map(String::as_str)).collect();
-        store.nix(args[0], &words).lines().map(str::to_owned).collect()
+        let words: Vec<&str> = args[1..]
+            .iter()
+            .copied()
+            .chain(more.iter().map(String::as_str))
+            .collect();
+        store
+            .nix(args[0], &words)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     };
     for algorithm in NIX_ALGORITHMS {
         let name = algorithm.name();
@@ -136,28 +189,52 @@ fn digests_and_their_text_agree_with_nix() {
             (Framing::Flat, &["nix-hash", "--flat", "--type", name][..]),
             (Framing::NarPlain, &["nix-hash", "--type", name][..]),
         ] {
-            let ours: Vec<_> = contents.iter().map(|bytes| framed(framing, algorithm, bytes)).collect();
+            let ours: Vec<_> = contents
+                .iter()
+                .map(|bytes| framed(framing, algorithm, bytes))
+                .collect();
             let hex = nix(flags, &files);
-            assert_eq!(ours.iter().map(Digest::to_hex).collect::<Vec<_>>(), hex, "{framing:?} {algorithm}");
+            assert_eq!(
+                ours.iter().map(Digest::to_hex).collect::<Vec<_>>(),
+                hex,
+                "{framing:?} {algorithm}"
+            );
             let forms = [
-                (nix(&["nix-hash", "--type", name, "--to-base32"], &hex), HashForm::Named(Base::Nix32)),
-                (nix(&["nix", "hash", "to-sri", "--type", name], &hex), HashForm::Sri),
+                (
+                    nix(&["nix-hash", "--type", name, "--to-base32"], &hex),
+                    HashForm::Named(Base::Nix32),
+                ),
+                (
+                    nix(&["nix", "hash", "to-sri", "--type", name], &hex),
+                    HashForm::Sri,
+                ),
             ];
             for (digest, hex) in ours.iter().zip(&hex) {
                 assert_eq!(parse(hex, Some(algorithm)).unwrap().digest, *digest);
                 let upper = hex.to_uppercase();
-                assert_eq!(parse(&format!("{name}:{upper}"), None).unwrap().digest, *digest);
+                assert_eq!(
+                    parse(&format!("{name}:{upper}"), None).unwrap().digest,
+                    *digest
+                );
             }
             for (texts, form) in forms {
                 assert_eq!(texts.len(), ours.len());
                 for (digest, text) in ours.iter().zip(texts) {
                     // Nix prints base 32 bare and SRI named.
-                    let text = if form == HashForm::Sri { text } else { format!("{name}:{text}") };
+                    let text = if form == HashForm::Sri {
+                        text
+                    } else {
+                        format!("{name}:{text}")
+                    };
                     assert_eq!(digest.in_form(form).to_string(), text);
                     let parsed = parse(&text, None).unwrap();
                     assert_eq!((parsed.digest, parsed.form), (*digest, form));
                     if form == HashForm::Sri {
-                        assert_eq!(parse(text.trim_end_matches('='), None).unwrap().digest, *digest, "without padding");
+                        assert_eq!(
+                            parse(text.trim_end_matches('='), None).unwrap().digest,
+                            *digest,
+                            "without padding"
+                        );
                         let colon = text.replacen('-', ":", 1);
                         assert_eq!(parse(&colon, None).unwrap().digest, *digest, "{colon}");
                         let back = nix(&["nix", "hash", "to-base16"], &[colon]);
@@ -176,9 +253,18 @@ fn link_names_are_nar_hashes() {
         let digest = framed(Framing::nar(executable), Algorithm::Sha256, bytes);
         store_index::nix32::encode(digest.as_bytes())
     };
-    assert_eq!(name(false, b"hello\n"), "04zwf782yjwnh3q6hz5izfd6jyip8kgw6g6yj43fiqhbyhdd0dqw");
-    assert_eq!(name(true, b"hello\n"), "1yhh619m3cy1mird7f0l7zsmiv9rayqn075zinda2g7rscwn0hv5");
-    assert_eq!(name(false, b""), "0ip26j2h11n1kgkz36rl4akv694yz65hr72q4kv4b3lxcbi65b3p");
+    assert_eq!(
+        name(false, b"hello\n"),
+        "04zwf782yjwnh3q6hz5izfd6jyip8kgw6g6yj43fiqhbyhdd0dqw"
+    );
+    assert_eq!(
+        name(true, b"hello\n"),
+        "1yhh619m3cy1mird7f0l7zsmiv9rayqn075zinda2g7rscwn0hv5"
+    );
+    assert_eq!(
+        name(false, b""),
+        "0ip26j2h11n1kgkz36rl4akv694yz65hr72q4kv4b3lxcbi65b3p"
+    );
 }
 
 /// A tree with all that a NAR can hold and that is easy to get wrong.
@@ -188,7 +274,15 @@ fn plant(env: &TestEnv) -> std::path::PathBuf {
         env.write(format!("tree/files/{len}"), noise(number as u64, len));
     }
     // Sorted by bytes: `a-b` before `a.b` before `a/…` (as git sorts) but `a` first in a NAR.
-    for name in ["tree/a/x", "tree/a-b", "tree/a.b", "tree/a0", "tree/B", "tree/ü", "tree/deep/er/and/deeper/still"] {
+    for name in [
+        "tree/a/x",
+        "tree/a-b",
+        "tree/a.b",
+        "tree/a0",
+        "tree/B",
+        "tree/ü",
+        "tree/deep/er/and/deeper/still",
+    ] {
         env.write(name, name);
     }
     let executable = env.write("tree/run.sh", "#!/bin/sh\n");
@@ -210,7 +304,13 @@ fn nar_bytes_agree_with_nix() {
     let store = NixStore::new(&env);
     let tree = plant(&env);
     fs_err::create_dir(tree.join("empty")).unwrap();
-    for path in [tree.clone(), tree.join("run.sh"), tree.join("a0"), tree.join("link"), tree.join("empty")] {
+    for path in [
+        tree.clone(),
+        tree.join("run.sh"),
+        tree.join("a0"),
+        tree.join("link"),
+        tree.join("empty"),
+    ] {
         let mut encoder = Encoder::new(Vec::new()).unwrap();
         visit(&path, &mut encoder);
         let nix = store.nix_bytes("nix-store", &["--dump", path.to_str().unwrap()]);
@@ -237,7 +337,11 @@ fn git_ids_agree_with_git() {
             .current_dir(&tree)
             .output()
             .unwrap();
-        assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "git {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     git(&["init", "-q"]);
@@ -248,5 +352,8 @@ fn git_ids_agree_with_git() {
     let file = tree.join("files/70000");
     let mut hasher = GitHasher::new(Algorithm::Sha1);
     visit(&file, &mut hasher);
-    assert_eq!(hasher.finish().unwrap().to_hex(), git(&["hash-object", "--no-filters", file.to_str().unwrap()]));
+    assert_eq!(
+        hasher.finish().unwrap().to_hex(),
+        git(&["hash-object", "--no-filters", file.to_str().unwrap()])
+    );
 }

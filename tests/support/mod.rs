@@ -35,14 +35,20 @@ pub(crate) struct TestEnv {
 
 impl TestEnv {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("fetch-test-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("fetch-test-")
+            .tempdir()
+            .unwrap();
         // Canonical, since Nix refuses a store below a symbolic link.
         let root = fs_err::canonicalize(dir.path()).unwrap();
         let env = if std::env::var_os("FETCH_TESTS_KEEP").is_some() {
             let _kept: PathBuf = dir.keep();
             Self { root, _dir: None }
         } else {
-            Self { root, _dir: Some(dir) }
+            Self {
+                root,
+                _dir: Some(dir),
+            }
         };
         for folder in ["home", "cache", "config", "tmp", "out"] {
             fs_err::create_dir(env.path(folder)).unwrap();
@@ -89,7 +95,10 @@ impl TestEnv {
     }
 
     /// A run of `store-index` with these arguments.
-    pub(crate) fn store_index<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run<'_> {
+    pub(crate) fn store_index<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Run<'_> {
         self.run(store_index_program(), args)
     }
 
@@ -97,7 +106,10 @@ impl TestEnv {
         Run {
             env: self,
             program: program.to_owned(),
-            args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
+            args: args
+                .into_iter()
+                .map(|arg| arg.as_ref().to_owned())
+                .collect(),
             variables: BTreeMap::new(),
             wrapper: Vec::new(),
             umask: None,
@@ -108,11 +120,15 @@ impl TestEnv {
     pub(crate) fn open_to_everybody(&self) {
         fs_err::set_permissions(&self.root, std::fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["home", "cache", "config", "tmp", "out"] {
-            fs_err::set_permissions(self.path(folder), std::fs::Permissions::from_mode(0o777)).unwrap();
+            fs_err::set_permissions(self.path(folder), std::fs::Permissions::from_mode(0o777))
+                .unwrap();
         }
         let bin = self.path("bin");
         fs_err::create_dir_all(&bin).unwrap();
-        for program in [Path::new(env!("CARGO_BIN_EXE_fetch")), store_index_program()] {
+        for program in [
+            Path::new(env!("CARGO_BIN_EXE_fetch")),
+            store_index_program(),
+        ] {
             fs_err::copy(program, bin.join(program.file_name().unwrap())).unwrap();
         }
     }
@@ -152,12 +168,14 @@ impl Run<'_> {
     }
 
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args
+            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     pub(crate) fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.variables.insert(name.into(), value.as_ref().to_owned());
+        self.variables
+            .insert(name.into(), value.as_ref().to_owned());
         self
     }
 
@@ -168,7 +186,9 @@ impl Run<'_> {
 
     /// Runs it below `strace`, which writes the network system calls into `log`.
     pub(crate) fn traced(mut self, log: &Path) -> Self {
-        self.wrapper = ["strace", "-f", "-qq", "-e", "trace=network", "-o"].map(OsString::from).into();
+        self.wrapper = ["strace", "-f", "-qq", "-e", "trace=network", "-o"]
+            .map(OsString::from)
+            .into();
         self.wrapper.push(log.into());
         self
     }
@@ -198,7 +218,9 @@ impl Run<'_> {
             // The shell sets it: between fork and exec is no place for safe code.
             Some(umask) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("umask {umask:03o}; exec \"$@\""), "sh"]).args(&words);
+                shell
+                    .args(["-c", &format!("umask {umask:03o}; exec \"$@\""), "sh"])
+                    .args(&words);
                 shell
             }
             None => {
@@ -222,10 +244,18 @@ impl Run<'_> {
             .stderr(Stdio::piped())
             // A group of its own: a signal meant for the program reaches nobody else, and the wrapper's child too.
             .process_group(0);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", words[0].display()));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", words[0].display()));
         let stdout = collect(child.stdout.take().unwrap());
         let stderr = collect(child.stderr.take().unwrap());
-        Running { child, stdout, stderr, shown: format!("{words:?}"), started: Instant::now() }
+        Running {
+            child,
+            stdout,
+            stderr,
+            shown: format!("{words:?}"),
+            started: Instant::now(),
+        }
     }
 
     /// Runs it to its end.
@@ -239,7 +269,10 @@ impl Run<'_> {
         let outcome = self.arg("--json").go().exits(exit);
         let object = serde_json::from_str(&outcome.stdout)
             .unwrap_or_else(|error| panic!("stdout is not one JSON object: {error}\n{outcome}"));
-        Report { object, stderr: outcome.stderr }
+        Report {
+            object,
+            stderr: outcome.stderr,
+        }
     }
 }
 
@@ -296,7 +329,9 @@ impl Running {
     }
 
     fn outcome(self, status: ExitStatus) -> Outcome {
-        let text = |thread: JoinHandle<Vec<u8>>| String::from_utf8_lossy(&thread.join().unwrap()).into_owned();
+        let text = |thread: JoinHandle<Vec<u8>>| {
+            String::from_utf8_lossy(&thread.join().unwrap()).into_owned()
+        };
         Outcome {
             status,
             stdout: text(self.stdout),
@@ -320,7 +355,11 @@ pub(crate) struct Outcome {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}\n{}", self.shown, self.status)?;
-        write!(f, "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr)
+        write!(
+            f,
+            "--- stdout\n{}\n--- stderr\n{}",
+            self.stdout, self.stderr
+        )
     }
 }
 
@@ -335,7 +374,10 @@ impl Outcome {
     /// Expects words in what went to stderr.
     #[track_caller]
     pub(crate) fn says(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "stderr lacks {words:?}\n{self}");
+        assert!(
+            self.stderr.contains(words),
+            "stderr lacks {words:?}\n{self}"
+        );
         self
     }
 
@@ -360,7 +402,9 @@ impl Report {
 
     /// Returns `source.location`, empty if there is no source.
     pub(crate) fn location(&self) -> &str {
-        self.object["source"]["location"].as_str().unwrap_or_default()
+        self.object["source"]["location"]
+            .as_str()
+            .unwrap_or_default()
     }
 
     /// Returns `error.kind`, empty if there was none.
@@ -385,7 +429,9 @@ impl Report {
     #[track_caller]
     pub(crate) fn tried(&self, kind: &str, result: &str, location: &str) -> &Self {
         assert!(
-            self.attempts().iter().any(|&(k, r, l)| k == kind && r == result && l.contains(location)),
+            self.attempts()
+                .iter()
+                .any(|&(k, r, l)| k == kind && r == result && l.contains(location)),
             "no attempt {kind} {result} …{location}…\n{:#}\n{}",
             self.object,
             self.stderr
@@ -406,7 +452,11 @@ fn store_index_program() -> &'static Path {
                 .current_dir(repository())
                 .status()
                 .unwrap();
-            assert!(built.success() && path.exists(), "no {}: run `cargo build --workspace --bins`", path.display());
+            assert!(
+                built.success() && path.exists(),
+                "no {}: run `cargo build --workspace --bins`",
+                path.display()
+            );
         }
         path
     })
@@ -447,7 +497,13 @@ pub(crate) fn skipped(test: &str, reason: &str) {
     let line = format!("SKIPPED: {test} {reason}\n");
     std::io::stderr().write_all(line.as_bytes()).unwrap();
     if let Some(log) = std::env::var_os("FETCH_TESTS_SKIPPED_LOG") {
-        fs_err::OpenOptions::new().append(true).create(true).open(PathBuf::from(log)).unwrap().write_all(line.as_bytes()).unwrap();
+        fs_err::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(PathBuf::from(log))
+            .unwrap()
+            .write_all(line.as_bytes())
+            .unwrap();
     }
 }
 
@@ -491,8 +547,10 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// Lists a folder's names, sorted.
 pub(crate) fn names_in(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs_err::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs_err::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -516,7 +574,11 @@ pub(crate) fn portrait(folder: &Path) -> String {
             meta.ctime_nsec(),
         ));
         if meta.is_dir() {
-            open.extend(fs_err::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            open.extend(
+                fs_err::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         }
     }
     lines.sort();
@@ -533,7 +595,10 @@ pub(crate) fn mode(path: &Path) -> u32 {
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "waited in vain until {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

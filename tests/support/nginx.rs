@@ -32,10 +32,24 @@ impl Nginx {
         }
         // Another process may take the port between our look and nginx's start: then the next one.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            env.write("nginx/nginx.conf", configuration(&folder, &env.path("www"), port, server));
+            let port = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
+            env.write(
+                "nginx/nginx.conf",
+                configuration(&folder, &env.path("www"), port, server),
+            );
             let child = Command::new("nginx")
-                .args(["-p", folder.to_str().unwrap(), "-c", "nginx.conf", "-e", "error.log"])
+                .args([
+                    "-p",
+                    folder.to_str().unwrap(),
+                    "-c",
+                    "nginx.conf",
+                    "-e",
+                    "error.log",
+                ])
                 .env_clear()
                 .env("PATH", std::env::var_os("PATH").unwrap_or_default())
                 .stdin(Stdio::null())
@@ -43,7 +57,11 @@ impl Nginx {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let mut nginx = Self { child, port, folder: folder.clone() };
+            let mut nginx = Self {
+                child,
+                port,
+                folder: folder.clone(),
+            };
             let mut ended = None;
             wait_until("nginx answers", || {
                 ended = nginx.child.try_wait().unwrap();
@@ -53,7 +71,13 @@ impl Nginx {
                 return nginx;
             }
             let mut said = String::new();
-            nginx.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            nginx
+                .child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut said)
+                .unwrap();
             assert!(said.contains("Address already in use"), "nginx: {said}");
         }
         panic!("no free port in five tries");
@@ -80,7 +104,11 @@ impl Nginx {
         if !log.exists() {
             return Vec::new();
         }
-        fs_err::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
+        fs_err::read_to_string(log)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -100,7 +128,11 @@ impl Drop for Nginx {
 fn configuration(folder: &Path, www: &Path, port: u16, server: &str) -> String {
     let folder = folder.display();
     // As root the workers would become somebody who cannot enter the test's folder.
-    let user = if super::is_root() { "user root root;" } else { "" };
+    let user = if super::is_root() {
+        "user root root;"
+    } else {
+        ""
+    };
     format!(
         r#"{user}
 daemon off;

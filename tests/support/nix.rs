@@ -23,7 +23,9 @@ impl NixStore {
 
     /// Makes an empty store with more lines in its nix.conf.
     pub(crate) fn configured(env: &TestEnv, configuration: &str) -> Self {
-        let store = Self { root: env.path("nix") };
+        let store = Self {
+            root: env.path("nix"),
+        };
         env.write(
             "nix/etc/nix.conf",
             format!("build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n{configuration}\n"),
@@ -45,7 +47,10 @@ impl NixStore {
     /// Runs one of Nix's tools on this store and returns what it printed, without the last line's end.
     #[track_caller]
     pub(crate) fn nix(&self, program: &str, args: &[&str]) -> String {
-        String::from_utf8(self.nix_bytes(program, args)).unwrap().trim_end().to_owned()
+        String::from_utf8(self.nix_bytes(program, args))
+            .unwrap()
+            .trim_end()
+            .to_owned()
     }
 
     /// The same for output that is no text.
@@ -53,14 +58,21 @@ impl NixStore {
     pub(crate) fn nix_bytes(&self, program: &str, args: &[&str]) -> Vec<u8> {
         let output = self.output(program, args);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {args:?}: {}\n{stderr}", output.status);
+        assert!(
+            output.status.success(),
+            "{program} {args:?}: {}\n{stderr}",
+            output.status
+        );
         output.stdout
     }
 
     /// The same where it may fail: whether it worked, and what it complained of.
     pub(crate) fn try_nix(&self, program: &str, args: &[&str]) -> (bool, String) {
         let output = self.output(program, args);
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     }
 
     fn output(&self, program: &str, args: &[&str]) -> Output {
@@ -92,7 +104,8 @@ impl NixStore {
     /// Adds a file or tree as a source, its name being the file's.
     #[track_caller]
     pub(crate) fn add(&self, path: &Path) -> PathBuf {
-        self.nix("nix-store", &["--add", path.to_str().unwrap()]).into()
+        self.nix("nix-store", &["--add", path.to_str().unwrap()])
+            .into()
     }
 
     /// Replaces equal files by hard links into `.links`.
@@ -116,12 +129,25 @@ impl NixStore {
     /// Returns the name in `.links` of the file's content: Nix's own NAR hash in Nix's own base 32.
     #[track_caller]
     pub(crate) fn link_name(&self, file: &Path) -> String {
-        self.nix("nix-hash", &["--type", "sha256", "--base32", file.to_str().unwrap()])
+        self.nix(
+            "nix-hash",
+            &["--type", "sha256", "--base32", file.to_str().unwrap()],
+        )
     }
 
     /// Returns the SRI sha256 of the NAR of a file or tree, by Nix.
     #[track_caller]
     pub(crate) fn nar_hash(&self, path: &Path) -> String {
-        self.nix("nix", &["hash", "path", "--sri", "--type", "sha256", path.to_str().unwrap()])
+        self.nix(
+            "nix",
+            &[
+                "hash",
+                "path",
+                "--sri",
+                "--type",
+                "sha256",
+                path.to_str().unwrap(),
+            ],
+        )
     }
 }
