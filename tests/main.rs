@@ -4,5 +4,7 @@
 
 mod bad_input;
 mod content_addresses;
+mod crash;
+mod network;
 mod nix_store;
 mod support;

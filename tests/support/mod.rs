@@ -2,6 +2,7 @@
 
 pub(crate) mod nginx;
 pub(crate) mod nix;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
