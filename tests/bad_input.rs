@@ -690,6 +690,51 @@ fn a_damaged_index_is_rebuilt_by_an_update() {
     }
 }
 
+/// An index of a later format is refused with what to do, and left as it is.
+#[test]
+fn an_index_of_a_newer_version() {
+    let env = TestEnv::new();
+    let (index, [wanted, ..]) = indexed_folder(&env);
+    let lookup = || {
+        env.store_index(["lookup", &sri(&wanted), "--index"])
+            .arg(&index)
+            .go()
+    };
+    lookup().exits(0);
+    let whole: Vec<_> = files_below(&index)
+        .into_iter()
+        .filter(|file| !file.ends_with("lock"))
+        .map(|file| (fs_err::read(&file).unwrap(), file))
+        .collect();
+    for (bytes, file) in &whole {
+        let mut newer = bytes.clone();
+        if file.ends_with("manifest") {
+            // docs/index-format.md: the version is the word after the name.
+            assert!(newer.starts_with(b"store-index 1 "));
+            newer[12] = b'2';
+        } else {
+            // The version is a little-endian number behind eight bytes of magic.
+            assert_eq!(newer[8..12], 1u32.to_le_bytes());
+            newer[8] = 2;
+        }
+        fs_err::write(file, &newer).unwrap();
+        let outcome = right_or_missed(&env, &index, &wanted, "newer");
+        outcome.exits(3).says("version 2").says("rebuild");
+        lookup().exits(3).says("version 2").says("rebuild");
+        env.store_index(["check", "--index"])
+            .arg(&index)
+            .go()
+            .exits(1);
+        assert_eq!(
+            fs_err::read(file).unwrap(),
+            newer,
+            "nothing was overwritten by looking"
+        );
+        fs_err::write(file, bytes).unwrap();
+    }
+    lookup().exits(0);
+}
+
 #[test]
 fn check_finds_damage() {
     let env = TestEnv::new();

@@ -500,7 +500,26 @@ fn a_mismatch_is_diagnosed() {
         .arg(server.url("/hello"))
         .go()
         .exits(4);
-    nar.says("NAR");
+    nar.says("--mode nar");
+    let flat = env
+        .fetch_hash(HELLO)
+        .args(["--mode", "nar"])
+        .arg(server.url("/hello"))
+        .go();
+    flat.exits(4).says("--mode flat");
+    server.route("/nothing", Answer::body(""));
+    hello(&env)
+        .arg(server.url("/nothing"))
+        .go()
+        .exits(4)
+        .says("empty");
+    server.route("/hello.tar.gz", Answer::body("the archive, unpacked"));
+    let unpacked = hello(&env).arg(server.url("/hello.tar.gz")).go();
+    unpacked.exits(4).says("decompressed on the way");
+    // What is not recognised is not guessed at.
+    server.route("/other", Answer::body("other\n"));
+    let other = hello(&env).arg(server.url("/other")).go().exits(4);
+    assert!(!other.stderr.contains("it is"), "{other}");
 }
 
 /// `--mode nar` with a URL: one file, in the executable form that matches.
