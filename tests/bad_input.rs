@@ -349,7 +349,7 @@ fn a_folder_that_cannot_be_written() {
     let outcome = env
         .fetch_hash(HELLO)
         .arg(nginx.url("/hello"))
-        .as_nobody()
+        .by_nobody()
         .go();
     fs_err::set_permissions(env.path("out"), std::fs::Permissions::from_mode(0o755)).unwrap();
     refused(
@@ -508,7 +508,7 @@ fn stores_that_cannot_be_listed() {
         .fetch_hash(HELLO)
         .args(["--offline", "--name", "x", "--store"])
         .arg(&store)
-        .as_nobody()
+        .by_nobody()
         .go();
     let by_default = env.fetch([
         "--no-media",
@@ -521,7 +521,7 @@ fn stores_that_cannot_be_listed() {
     ]);
     let by_default = by_default
         .variable("NIX_STORE_DIR", &store)
-        .as_nobody()
+        .by_nobody()
         .go();
     fs_err::set_permissions(&store, std::fs::Permissions::from_mode(0o755)).unwrap();
     refused(named, 7, &[store.to_str().unwrap(), "ermission"]);
@@ -980,7 +980,7 @@ fn an_index_that_cannot_be_written() {
         .store_index(["update", "--index"])
         .arg(place.join("index"))
         .arg(env.path("folder"))
-        .as_nobody()
+        .by_nobody()
         .go();
     fs_err::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).unwrap();
     refused(outcome, 7, &[place.to_str().unwrap(), "ermission"]);
@@ -1074,7 +1074,7 @@ fn nobody_is_nobody() {
     env.store_index(["update", "--index"])
         .arg(&index)
         .arg(env.path("folder"))
-        .as_nobody()
+        .by_nobody()
         .go()
         .exits(0);
     use std::os::unix::fs::MetadataExt as _;

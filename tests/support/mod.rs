@@ -116,7 +116,7 @@ impl TestEnv {
         }
     }
 
-    /// Makes the folder passable for everybody and copies the programs into it, so that [`Run::as_nobody`] finds them.
+    /// Makes the folder passable for everybody and copies the programs into it, so that [`Run::by_nobody`] finds them.
     pub(crate) fn open_to_everybody(&self) {
         fs_err::set_permissions(&self.root, std::fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["home", "cache", "config", "tmp", "out"] {
@@ -192,7 +192,7 @@ impl Run<'_> {
     }
 
     /// Runs it as an ordinary user, when the tests are run by root. See [`TestEnv::open_to_everybody`].
-    pub(crate) fn as_nobody(mut self) -> Self {
+    pub(crate) fn by_nobody(mut self) -> Self {
         if is_root() {
             let id = NOBODY.to_string();
             self.wrapper = vec![
