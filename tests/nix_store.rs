@@ -764,21 +764,21 @@ fn an_ordinary_user_fetches_from_the_store() {
     // Without --index: the user's own, in the cache.
     env.store_index(["update"])
         .store(&store)
-        .as_nobody()
+        .by_nobody()
         .go()
         .exits(0);
     let report = env
         .fetch_hash(sri(&data))
         .store(&store)
         .args(["--name", "data", "--offline"])
-        .as_nobody()
+        .by_nobody()
         .json(0);
     assert_eq!(report.kind(), "links");
     let tree = env
         .fetch_hash(store.nar_hash(&item))
         .store(&store)
         .args(["--mode", "nar", "--name", "tree"]);
-    assert_eq!(tree.arg("--offline").as_nobody().json(0).kind(), "store");
+    assert_eq!(tree.arg("--offline").by_nobody().json(0).kind(), "store");
     assert!(before == portrait(store.root()), "the store changed");
 }
 

@@ -310,6 +310,7 @@ impl Walk<'_> {
                             location: location.clone(),
                             got: not_it.got,
                             bytes: not_it.bytes,
+                            seems: not_it.seems,
                         };
                         self.network.wrong.get_or_insert(wrong);
                     }

@@ -12,6 +12,7 @@ use store_index::tree::TreeError;
 use store_index::watch::{Unit, Watch};
 
 use crate::copy::{self, CopyError};
+use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::net::Limits;
@@ -20,6 +21,7 @@ use crate::publish::{self, Published};
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
 use crate::source::{Candidate, CandidatePlace, printable_path};
+use crate::source_url::SourceUrl;
 use crate::staging::{Place, StagedFile, StagedTree};
 use crate::tree_copy;
 use crate::verdict;
@@ -43,6 +45,8 @@ pub(crate) struct NotIt {
     pub(crate) bytes: u64,
     /// What a wrong content's digest is.
     pub(crate) got: Option<Digest>,
+    /// What a wrong body seems to be.
+    pub(crate) seems: Option<String>,
 }
 
 impl NotIt {
@@ -52,6 +56,7 @@ impl NotIt {
             reason: reason.into(),
             bytes: 0,
             got: None,
+            seems: None,
         }
     }
 
@@ -62,6 +67,7 @@ impl NotIt {
             reason,
             bytes,
             got,
+            seems: None,
         }
     }
 }
@@ -119,7 +125,7 @@ impl<'a> Landing<'a> {
                     .land(url, self.request, &self.staged.file, self.watch);
                 self.watch.progress.end();
                 let reason = match landed {
-                    Ok(verdict) => return self.judge_file(verdict),
+                    Ok(verdict) => return self.judge_body(url, verdict),
                     Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
                     Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
                     Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
@@ -209,6 +215,17 @@ impl<'a> Landing<'a> {
                 Ok(Landed::NotIt(NotIt::wrong(self.request, got, bytes)))
             }
         }
+    }
+
+    fn judge_body(&mut self, url: &SourceUrl, verdict: Verdict) -> Result<Landed, FetchError> {
+        let mut landed = self.judge_file(verdict)?;
+        if let Landed::NotIt(wrong) = &mut landed {
+            wrong.seems = diagnosis::of_body(&self.staged.file, wrong.bytes, url, self.request);
+            if let Some(seems) = &wrong.seems {
+                wrong.reason = format!("{}; it is {seems}", wrong.reason);
+            }
+        }
+        Ok(landed)
     }
 
     fn land_tree(&self, candidate: &Candidate, source: OwnedFd) -> Result<Landed, FetchError> {
