@@ -6,8 +6,8 @@
 //!
 //! SQLite creates `-wal` and `-shm` files when it opens such a database, even for reading. So while a writer's lie
 //! there they are used, and otherwise the database is opened as one that nobody changes; when that turns out wrong
-//! it is opened again. Between looking and opening a writer may remove its files, and root would then create them
-//! anew: harmless, since the next writer removes them, and impossible for other users.
+//! it is opened again. Between looking and opening a writer may remove its files, and who may write there would then
+//! create them anew: harmless, since the next writer removes them.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
