@@ -607,6 +607,30 @@ fn an_index_of_a_folder_finds_it() {
     }
 }
 
+/// Without an index a named folder is still looked into by name.
+#[test]
+fn a_folder_without_an_index() {
+    let env = TestEnv::new();
+    env.write("folder/hello.txt", "hello\n");
+    env.write("folder/wrong.txt", "other\n");
+    let fetch = |name: &str| {
+        let run = env
+            .fetch_hash(HELLO)
+            .args(["--offline", "--name", name, "--media"]);
+        run.arg(env.path("folder"))
+    };
+    let report = fetch("hello.txt").json(0);
+    assert_eq!(report.kind(), "media");
+    assert_eq!(
+        report.location(),
+        env.path("folder/hello.txt").to_str().unwrap()
+    );
+    fetch("wrong.txt")
+        .json(3)
+        .tried("media", "mismatch", "folder/wrong.txt");
+    fetch("missing.txt").json(3);
+}
+
 #[test]
 fn an_index_cut_short_anywhere() {
     let env = TestEnv::new();

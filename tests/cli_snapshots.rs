@@ -843,3 +843,85 @@ fn the_sources_that_come_along() {
         fs_err::remove_file(env.out("renamed")).unwrap();
     }
 }
+
+/// Standard error carries progress; as JSON it is one object a line.
+#[test]
+fn progress() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello", Answer::body("hello\n"));
+    for number in 0..50 {
+        env.write(format!("folder/{number}"), vec![b'x'; 100_000]);
+    }
+    let fetch = |how: &str| {
+        let run = env
+            .fetch_hash(HELLO)
+            .arg(server.url("/hello"))
+            .args(["--progress", how]);
+        let outcome = run.go().exits(0);
+        fs_err::remove_file(env.out("hello")).unwrap();
+        outcome
+    };
+    let update = |how: &str| {
+        let run = env.store_index(["update", "--progress", how, "--index"]);
+        run.arg(env.path(format!("index-{how}")))
+            .arg(env.path("folder"))
+            .go()
+            .exits(0)
+    };
+    for outcome in [fetch("json"), update("json")] {
+        let lines: Vec<serde_json::Value> = outcome
+            .stderr
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert!(
+            !lines.is_empty() && lines.iter().all(serde_json::Value::is_object),
+            "{outcome}"
+        );
+    }
+    for outcome in [fetch("none"), update("none")] {
+        assert_eq!(outcome.stderr, "");
+    }
+    // Nothing that moves the cursor where no terminal is.
+    for outcome in [
+        fetch("auto"),
+        fetch("plain"),
+        update("auto"),
+        update("plain"),
+    ] {
+        assert!(!outcome.stderr.contains(['\r', '\x1b']), "{outcome}");
+    }
+}
+
+/// On a terminal a bar is drawn, and standard output still carries the path alone.
+#[test]
+fn progress_on_a_terminal() {
+    if lacks("progress_on_a_terminal", &["script"], false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let server = Server::with(
+        "/hello",
+        Answer::drip(std::time::Duration::from_millis(100)),
+    );
+    // `script` runs it on a terminal of its own; the path goes past that, into a file.
+    let command = format!(
+        "exec {} --no-store --no-media --hash {HELLO} --max-bytes 12 {} > stdout",
+        env!("CARGO_BIN_EXE_fetch"),
+        server.url("/hello")
+    );
+    let output = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(env.path("out"))
+        .env("HOME", env.path("home"))
+        .env("TERM", "xterm")
+        .output()
+        .unwrap();
+    let screen = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        screen.contains("downloading") && screen.contains('\r'),
+        "no bar: {screen:?}"
+    );
+    assert_eq!(fs_err::read_to_string(env.out("stdout")).unwrap(), "");
+    assert_eq!(output.status.code(), Some(5), "{screen:?}");
+}

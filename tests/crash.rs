@@ -74,7 +74,7 @@ fn killed_while_it_copies_a_file() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    let bytes = noise(1, 100_000_000);
+    let bytes = noise(1, 60_000_000);
     store.add_fixed("sha256", false, &env.write("big", &bytes));
     fs_err::remove_file(env.path("big")).unwrap();
     let hash = sri(&bytes);
@@ -102,7 +102,7 @@ fn killed_while_it_copies_a_tree() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    for number in 0..2000 {
+    for number in 0..500 {
         env.write(
             format!("tree/{}/{number}", number % 40),
             noise(number, 1000),
@@ -299,8 +299,8 @@ fn interrupted_while_it_copies() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    for number in 0..1000 {
-        env.write(format!("tree/{number}"), noise(number, 30_000));
+    for number in 0..400 {
+        env.write(format!("tree/{number}"), noise(number, 50_000));
     }
     let item = store.add(&env.path("tree"));
     let hash = store.nar_hash(&item);
@@ -345,7 +345,7 @@ fn interrupted_while_it_copies() {
 #[test]
 fn interrupted_while_it_indexes() {
     let env = TestEnv::new();
-    for number in 0..600 {
+    for number in 0..400 {
         env.write(format!("folder/{number}"), noise(number, 200_000));
     }
     let folder = env.path("folder");
