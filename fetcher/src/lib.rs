@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod copy;
+mod diagnosis;
 pub mod discs;
 mod download;
 pub mod error;

@@ -250,7 +250,7 @@ impl Note {
     pub fn label_or_id(&self, root: &Root) -> String {
         let named = self.name.clone().or_else(|| self.label.clone());
         let label = named.unwrap_or_else(|| match self.last_path() {
-            Some(path) => path_text::lossy(&path),
+            Some(path) => path_text::printable(&path),
             None => root.id().to_string(),
         });
         path_text::printable(Path::new(&label))

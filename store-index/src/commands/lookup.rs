@@ -101,9 +101,9 @@ fn place(index: &Index, entry: &Entry, located: &Located) -> Option<Place> {
         return None;
     }
     let json = serde_json::json!({
-        "root": path_text::lossy(if root.kind() == RootKind::Medium { real } else { root.path() }),
+        "root": path_text::printable(if root.kind() == RootKind::Medium { real } else { root.path() }),
         "kind": root.kind().name(),
-        "path": path_text::lossy(&path),
+        "path": path_text::printable(&path),
         "hint": entry.hint,
         "mounted": mounted,
         "label": label,

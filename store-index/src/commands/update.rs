@@ -242,10 +242,10 @@ fn report(
 
 fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value {
     serde_json::json!({
-        "root": path_text::lossy(place.medium.as_ref().map_or(place.root.path(), |_| &place.real)),
+        "root": path_text::printable(place.medium.as_ref().map_or(place.root.path(), |_| &place.real)),
         "kind": place.root.kind().name(),
         "id": place.root.id().to_string(),
-        "index": path_text::lossy(index_dir),
+        "index": path_text::printable(index_dir),
         "links": summary.links,
         "files": summary.files,
         "hints": summary.hints,

@@ -42,7 +42,7 @@ pub(super) struct Hints {
     kinds: KeySet,
     by_path: HashMap<Box<[u8]>, Claim>,
     /// By the last part of the path, for lists that do not say where their files lie.
-    by_name: HashMap<Box<[u8]>, Vec<(Box<[u8]>, Claim)>>,
+    by_name: HashMap<Box<[u8]>, Vec<Placeless>>,
     memory: usize,
     /// Entries for which there was no room.
     left_out: u64,
@@ -54,6 +54,14 @@ struct Claim {
     size: Option<u64>,
     /// Which digests there are, then their bytes in the order of the kinds. `None`: lists contradict each other.
     digests: Option<(KeySet, Box<[u8]>)>,
+}
+
+/// What lists say of a file without saying where it lies.
+#[derive(Debug)]
+struct Placeless {
+    /// Its name, rarely with a directory.
+    path: Box<[u8]>,
+    claim: Claim,
 }
 
 /// A list on the medium. Lists that need not be read once others have been come last.
@@ -169,13 +177,15 @@ impl Hints {
         if listed.name_only {
             let (_, name) = split(&listed.path);
             let same_name = self.by_name.entry(name.into()).or_default();
-            let same = |(path, known): &(Box<[u8]>, Claim)| {
-                **path == *listed.path && known.size == claim.size
-            };
+            let same =
+                |known: &Placeless| *known.path == *listed.path && known.claim.size == claim.size;
             if let Some(at) = same_name.iter().position(same) {
-                same_name[at].1.agree(&claim);
+                same_name[at].claim.agree(&claim);
             } else if same_name.len() < MAX_SAME_NAME {
-                same_name.push((listed.path.as_slice().into(), claim));
+                same_name.push(Placeless {
+                    path: listed.path.as_slice().into(),
+                    claim,
+                });
                 self.memory += memory + name.len();
             }
         } else if let Some(known) = self.by_path.get_mut(&listed.path[..]) {
@@ -194,7 +204,7 @@ impl Hints {
         }
         let (_, name) = split(path);
         let mut found: Option<Digests> = None;
-        for (named, claim) in self.by_name.get(name)? {
+        for Placeless { path: named, claim } in self.by_name.get(name)? {
             // A bare name says too little to go without the size.
             if claim.size != Some(size) || !ends_with_parts(path, named) {
                 continue;
