@@ -15,7 +15,6 @@ use crate::key::KeySet;
 use crate::manifest::{
     self, DEAD_SUFFIX, DeadEntry, MAX_SEGMENTS, Manifest, SEGMENT_SUFFIX, SegmentEntry,
 };
-use crate::places::is_in_place;
 use crate::root::{Root, RootKind};
 use crate::segment::batch::Batch;
 use crate::segment::merge::{MergeError, merge};
@@ -98,9 +97,9 @@ impl WriteError {
         match self {
             Self::Io { .. } => Some("name a directory that can be written with --index"),
             Self::Open(error) => Some(error.hint()),
-            Self::OtherRoot { .. } => {
-                Some("name another directory with --index, or a folder of indexes")
-            }
+            Self::OtherRoot { .. } => Some(
+                "name another directory with --index, or a folder of indexes; remove it if it is in the way",
+            ),
             Self::Segment { .. } => Some("make it again with --rebuild"),
             Self::TooManyObjects(_) => Some("index parts of the root as folders of their own"),
             Self::Interrupted => None,
@@ -150,8 +149,7 @@ impl IndexWriter {
         let lock = lock(directory, watch)?;
         let mut warnings = Vec::new();
         let old = match read_manifest(directory) {
-            // What lies in a folder is of that folder, whatever it says; it may have been copied there.
-            Ok(old) if old.root.id() != root.id() && !is_in_place(directory) => {
+            Ok(old) if old.root.id() != root.id() => {
                 return Err(WriteError::OtherRoot {
                     directory: directory.to_owned(),
                     found: Box::new(old.root),
