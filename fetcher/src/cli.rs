@@ -93,6 +93,9 @@ struct ExplainArgs {
     what: WhatArgs,
     #[command(flatten)]
     places: PlaceArgs,
+    /// Accepted, so that a command line of a fetch can be asked about; no socket is opened anyway
+    #[arg(long, hide = true)]
+    offline: bool,
     #[command(flatten)]
     report: ReportArgs,
 }

@@ -14,7 +14,7 @@ use crate::error::FetchError;
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
-const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
+pub(crate) const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
 
 /// What was named on the command line or in the environment.
 #[derive(Clone, Debug, Default)]
