@@ -8,6 +8,7 @@ use std::path::Path;
 use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
+use store_index::path_text::printable;
 use store_index::tree::TreeError;
 use store_index::watch::{Unit, Watch};
 
@@ -20,7 +21,7 @@ use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
-use crate::source::{Candidate, CandidatePlace, printable_path};
+use crate::source::{Candidate, CandidatePlace};
 use crate::source_url::SourceUrl;
 use crate::staging::{Place, StagedFile, StagedTree};
 use crate::tree_copy;
@@ -268,7 +269,7 @@ impl<'a> Landing<'a> {
                 NotIt::new(AttemptResult::Mismatch, source.to_string())
             }
             Err(TreeError::Visit { path, source }) => {
-                let place = format!("{}: {source}", printable_path(&path));
+                let place = format!("{}: {source}", printable(&path));
                 return Err(self.write_error(&io::Error::new(source.kind(), place)));
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
@@ -296,7 +297,7 @@ impl<'a> Landing<'a> {
         match output::examine(self.request, place, self.watch)? {
             Found::Right(_) => Ok(()),
             Found::Nothing | Found::Wrong(_) | Found::FullDirectory(_) => {
-                let path = printable_path(&place.path);
+                let path = printable(&place.path);
                 Err(FetchError::local(format!(
                     "while this ran, something else appeared at the output {path}"
                 ))
@@ -307,7 +308,7 @@ impl<'a> Landing<'a> {
 
     fn write_error(&self, error: &io::Error) -> FetchError {
         let output = match &self.request.target {
-            Target::Path(path) => printable_path(path),
+            Target::Path(path) => printable(path),
             Target::Stdout => "a temporary file for standard output".to_owned(),
         };
         let hint = match error.kind() {
@@ -326,8 +327,8 @@ impl<'a> Landing<'a> {
 /// The output's folder is not there or takes nothing.
 pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
     let folder = match &request.target {
-        Target::Path(path) => path.parent().map_or_else(|| ".".to_owned(), printable_path),
-        Target::Stdout => printable_path(&std::env::temp_dir()),
+        Target::Path(path) => path.parent().map_or_else(|| ".".to_owned(), printable),
+        Target::Stdout => printable(&std::env::temp_dir()),
     };
     let hint = match error.kind() {
         io::ErrorKind::NotFound => {
