@@ -85,10 +85,12 @@ impl AnyName {
             .mtime()
             .saturating_mul(1_000_000_000)
             .saturating_add(metadata.mtime_nsec());
-        let indexes = &self.store.indexes;
-        indexes
-            .iter()
-            .any(|index| index.covers(&request.address) && index.is_fresh_for(modified_ns))
+        self.store.indexes.iter().any(|index| {
+            index.covers(&request.address)
+                && index.is_fresh_for(modified_ns)
+                // What it named has been tried by now and was not it: links come and go without the directory's time.
+                && index.look_up(&request.address, 1).is_ok_and(|entries| entries.is_empty())
+        })
     }
 }
 
