@@ -132,7 +132,10 @@ impl TestEnv {
             Path::new(env!("CARGO_BIN_EXE_fetch")),
             store_index_program(),
         ] {
-            fs_err::copy(program, bin.join(program.file_name().unwrap())).unwrap();
+            // A process of its own: a descriptor open for writing here may be inherited by what another test starts
+            // meanwhile, and then the program is "busy".
+            let copied = Command::new("cp").arg(program).arg(&bin).status().unwrap();
+            assert!(copied.success(), "cp {}", program.display());
         }
     }
 
