@@ -943,7 +943,7 @@ fn a_file_by_its_git_id() {
 /// index, also inside trees.
 #[test]
 fn links_that_vanish_hide_nothing() {
-    if lacks("links_that_vanish_hide_nothing", &NIX, false) {
+    if lacks("links_that_vanish_hide_nothing", NIX, false) {
         return;
     }
     let env = TestEnv::new();
@@ -982,7 +982,7 @@ fn links_that_vanish_hide_nothing() {
 /// A symbolic link is content too, under its NAR hash, and is never followed.
 #[test]
 fn a_symbolic_link_as_an_item() {
-    if lacks("a_symbolic_link_as_an_item", &NIX, false) {
+    if lacks("a_symbolic_link_as_an_item", NIX, false) {
         return;
     }
     let env = TestEnv::new();
@@ -1006,7 +1006,7 @@ fn a_symbolic_link_as_an_item() {
 /// Only its daemon writes into a store, and a mode is not changed through a hard link.
 #[test]
 fn outputs_never_touch_a_store() {
-    if lacks("outputs_never_touch_a_store", &NIX, false) {
+    if lacks("outputs_never_touch_a_store", NIX, false) {
         return;
     }
     let env = TestEnv::new();
