@@ -8,6 +8,7 @@ pub mod address;
 pub mod beneath;
 pub mod check;
 pub mod digest;
+pub mod directory_links;
 pub mod format;
 pub mod git_tree;
 mod hash_file;
