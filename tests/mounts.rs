@@ -1,45 +1,19 @@
 //! Media as they are mounted: a real ISO image through fuseiso and on a loop device, a real squashfs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod lacks;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::lacks::lacks;
 use store_index::mounts::{
     Mount, is_default_medium, label_and_uuid, medium_identity, mount_of, mounted,
 };
 
 const LABEL: &str = "FETCH TEST DISC";
 const INFO: &str = "Sources of the tests, disc 1";
-
-/// Returns true, and says so aloud, if a program or root's rights are missing.
-fn lacks(test: &str, programs: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there =
-        |program: &&&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    let reason = match programs.iter().find(|program| !is_there(program)) {
-        Some(program) => format!("needs the program {program}"),
-        None if !rustix::process::geteuid().is_root() => "needs root".to_owned(),
-        None => return false,
-    };
-    skipped(test, &reason);
-    true
-}
-
-fn skipped(test: &str, reason: &str) {
-    assert!(
-        std::env::var_os("FETCH_TESTS_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "{test} {reason}, and FETCH_TESTS_REQUIRE_ALL=1"
-    );
-    let line = format!("SKIPPED: {test} {reason}\n");
-    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
-    if let Some(log) = std::env::var_os("FETCH_TESTS_SKIPPED_LOG") {
-        let mut log = fs_err::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(PathBuf::from(log))
-            .unwrap();
-        std::io::Write::write_all(&mut log, line.as_bytes()).unwrap();
-    }
-}
 
 #[track_caller]
 fn run(program: &str, args: &[&str]) -> String {
@@ -122,6 +96,7 @@ fn an_iso_image_through_fuseiso() {
     if lacks(
         "an_iso_image_through_fuseiso",
         &["xorriso", "fuseiso", "umount"],
+        true,
     ) {
         return;
     }
@@ -146,6 +121,7 @@ fn a_squashfs_on_a_loop_device() {
     if lacks(
         "a_squashfs_on_a_loop_device",
         &["mksquashfs", "mount", "umount"],
+        true,
     ) {
         return;
     }
@@ -179,7 +155,7 @@ fn a_squashfs_on_a_loop_device() {
 #[test]
 fn the_label_of_an_iso_image_on_a_loop_device() {
     let test = "the_label_of_an_iso_image_on_a_loop_device";
-    if lacks(test, &["xorriso", "losetup", "blkid"]) {
+    if lacks(test, &["xorriso", "losetup", "blkid"], true) {
         return;
     }
     let (dir, tree) = disc();
@@ -231,7 +207,7 @@ fn the_label_of_an_iso_image_on_a_loop_device() {
 #[test]
 fn a_disc_that_is_pulled_out_is_an_error() {
     let test = "a_disc_that_is_pulled_out_is_an_error";
-    if lacks(test, &["mke2fs", "mount", "umount"]) {
+    if lacks(test, &["mke2fs", "mount", "umount"], true) {
         return;
     }
     let (dir, tree) = disc();

@@ -1,9 +1,14 @@
 //! The store's own database: a real Nix store, one as Guix has it, writers at work, and what is no database.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod lacks;
+
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use crate::lacks::{is_root, lacks};
 use rusqlite::Connection;
 use store_index::address::{ContentAddress, Method, NarHash};
 use store_index::digest::{Digest, sha256};
@@ -14,37 +19,6 @@ const DATABASE_VARIABLE: &str = "FETCH_TESTS_DATABASE";
 
 /// The uid and gid of nobody.
 const NOBODY: &str = "65534";
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// Returns true, and says so aloud, if a program is missing.
-fn lacks(test: &str, programs: &[&str], root: bool) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing = programs
-        .iter()
-        .find(|program| !std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
-        .map(|program| format!("needs the program {program}"));
-    let Some(reason) = missing.or((root && !is_root()).then(|| "needs root".into())) else {
-        return false;
-    };
-    assert!(
-        std::env::var_os("FETCH_TESTS_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "{test} {reason}, and FETCH_TESTS_REQUIRE_ALL=1"
-    );
-    let line = format!("SKIPPED: {test} {reason}\n");
-    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
-    if let Some(log) = std::env::var_os("FETCH_TESTS_SKIPPED_LOG") {
-        let mut log = fs_err::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(PathBuf::from(log))
-            .unwrap();
-        std::io::Write::write_all(&mut log, line.as_bytes()).unwrap();
-    }
-    true
-}
 
 /// A folder that everybody may enter.
 fn open_folder() -> tempfile::TempDir {
@@ -528,7 +502,7 @@ fn a_real_nix_store() {
     }
     assert_eq!(
         database.items_with_nar_hash(&hash(&tree)).unwrap(),
-        [added.clone()]
+        [added.as_str()]
     );
     assert!(database.is_valid(&added).unwrap() && database.is_valid(&flat).unwrap());
     drop(database);
