@@ -198,7 +198,7 @@ impl Walk<'_> {
                 ));
                 break;
             }
-            let is_local = matches!(candidate.place, CandidatePlace::Local { .. });
+            let is_local = !matches!(candidate.place, CandidatePlace::Url(_));
             if is_local && !self.tried.insert(candidate.location.clone()) {
                 continue;
             }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::address::{ContentAddress, Method};
-use crate::directory_links;
+use crate::directory_links::{self, TreeKind};
 use crate::key::{KeyKind, KeySet};
 use crate::links::LinkName;
 use crate::manifest::{self, Manifest, ManifestError};
@@ -248,6 +248,14 @@ impl Index {
                 },
             },
         )
+    }
+
+    /// Returns true if there are links to directories of the kind that an address asks for.
+    pub fn has_trees(&self, address: &ContentAddress) -> bool {
+        TreeKind::of_address(address).is_some_and(|kind| {
+            let folder = Path::new(directory_links::DIRECTORY).join(kind.directory());
+            fs_err::symlink_metadata(self.directory.join(folder)).is_ok()
+        })
     }
 
     fn look_up_in(

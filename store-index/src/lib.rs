@@ -29,6 +29,7 @@ pub mod root;
 pub mod segment;
 pub mod store_database;
 pub mod store_path;
+pub mod store_state;
 pub mod terminal;
 pub mod tree;
 pub mod update;

@@ -18,8 +18,8 @@ use crate::digest::{Algorithm, Digest};
 use crate::format::{MAX_PATH_LEN, is_plain_path};
 use crate::nix32;
 
-pub(crate) use check::check;
-pub(crate) use write::{Links, replace};
+pub(crate) use check::{Expected, check};
+pub(crate) use write::{Links, replace, write_help};
 
 /// The name of their folder in the index directory.
 pub const DIRECTORY: &str = "dirlinks";
@@ -225,10 +225,7 @@ mod tests {
         for kind in TreeKind::ALL {
             let digest = vec![7; kind.algorithm().digest_len()];
             let name = kind.name(&digest);
-            assert_eq!(
-                kind.parse_name(name.as_bytes()).unwrap().as_bytes(),
-                digest
-            );
+            assert_eq!(kind.parse_name(name.as_bytes()).unwrap().as_bytes(), digest);
             assert_eq!(kind.parse_name(&name.as_bytes()[1..]), None);
         }
         let upper = "ABCDEF0123".repeat(4);

@@ -17,7 +17,7 @@ use crate::watch::Watch;
 pub(super) const CHECKSUM_NAME: &str = "checksum";
 
 /// The name of a link or file that is about to be renamed.
-const TEMPORARY_NAME: &str = ".tmp-link";
+pub(super) const TEMPORARY_NAME: &str = ".tmp-link";
 
 /// The most links of one kind: each is an inode of the file system that holds the index.
 const MAX_LINKS: usize = 4_000_000;
@@ -41,6 +41,10 @@ impl Links {
         }
     }
 
+    pub(crate) const fn kind(&self) -> TreeKind {
+        self.kind
+    }
+
     /// Adds a directory, empty for the root.
     pub(crate) fn push(&mut self, digest: &[u8], relative: Vec<u8>) {
         let mut bytes = DigestBytes::default();
@@ -52,10 +56,14 @@ impl Links {
         &bytes[..self.kind.algorithm().digest_len()]
     }
 
-    /// Turns paths into targets, one for each digest. Returns how many had to be left out.
-    fn settle(&mut self, base: &Base) -> u64 {
+    pub(super) fn sort(&mut self) {
         self.entries
             .sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| compare_paths(&a.1, &b.1)));
+    }
+
+    /// Turns paths into targets, one for each digest. Returns how many had to be left out.
+    fn settle(&mut self, base: &Base) -> u64 {
+        self.sort();
         self.entries.dedup_by(|later, first| later.0 == first.0);
         let before = self.entries.len();
         self.entries.retain_mut(|(_, path)| {
@@ -147,7 +155,7 @@ pub(super) fn checksum(wanted: &[Links; 2]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-fn recorded_checksum(folder: &Path) -> Option<String> {
+pub(super) fn recorded_checksum(folder: &Path) -> Option<String> {
     use std::io::Read as _;
     let file = crate::read_at::open_regular(&folder.join(CHECKSUM_NAME)).ok()?;
     let mut text = String::new();
@@ -274,7 +282,7 @@ fn remove(directory: &OwnedFd, name: &str) -> io::Result<()> {
 }
 
 /// Replaces a file in the folder in one step; it is only ever a help, so it is not synced.
-pub(crate) fn write_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+fn write_file(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let temporary = folder.join(TEMPORARY_NAME);
     match fs_err::remove_file(&temporary) {
@@ -288,4 +296,20 @@ pub(crate) fn write_file(folder: &Path, name: &str, content: &[u8]) -> io::Resul
     file.write_all(content)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     fs_err::rename(&temporary, folder.join(name))
+}
+
+/// Writes a file that only spares work into the folder, or removes it if it is empty. That it cannot be written is no
+/// trouble.
+pub(crate) fn write_help(folder: &Path, name: &str, content: &[u8]) {
+    let path = folder.join(name);
+    if fs_err::read(&path).is_ok_and(|old| old == content) {
+        return;
+    }
+    if content.is_empty() {
+        fs_err::remove_file(&path).ok();
+        return;
+    }
+    if make_directory(folder).is_ok() {
+        write_file(folder, name, content).ok();
+    }
 }

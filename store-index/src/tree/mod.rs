@@ -136,7 +136,8 @@ pub fn walk(node: Node, visitor: &mut dyn Visitor, watch: Watch<'_>) -> Result<(
     walk_without(Skip::Nothing, node, visitor, watch).map(drop)
 }
 
-/// The same, passing over some entries. Returns how many were passed over; what is in them is not counted.
+/// The same, passing over some entries. Returns how many entries are metadata in the sense of [`Skip::Metadata`],
+/// passed over or not; what is in those that were is not counted.
 pub fn walk_without(
     skip: Skip,
     node: Node,
@@ -176,7 +177,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Visits what has been read ahead. Returns how many entries were passed over.
+    /// Visits what has been read ahead. Returns how many entries are metadata.
     fn follow(&mut self, ahead: &mut Ahead) -> Result<u64, TreeError> {
         loop {
             if self.watch.interrupted() {
@@ -221,7 +222,7 @@ impl Walk<'_> {
                     }
                     return Err(obstacle.at(&self.path));
                 }
-                Step::End(skipped) => return Ok(skipped),
+                Step::End(metadata) => return Ok(metadata),
             }
         }
     }

@@ -24,7 +24,7 @@ pub(super) enum Step {
     File(CString, Receiver<FilePart>),
     /// The walk ends here, at an entry of the innermost directory or in it.
     Stop(Option<CString>, Obstacle),
-    /// The root is over, and so many entries were passed over.
+    /// The root is over, and so many entries are metadata.
     End(u64),
 }
 
@@ -37,7 +37,8 @@ pub(super) struct Planner<'a> {
     /// Takes a token for each file that is being read ahead.
     pub(super) tokens: Sender<()>,
     pub(super) entries: u64,
-    pub(super) skipped: u64,
+    /// Entries that some form of a tree leaves out.
+    pub(super) metadata: u64,
 }
 
 /// Nobody waits for the rest.
@@ -49,7 +50,7 @@ impl Planner<'_> {
     pub(super) fn run(mut self, root: OwnedFd) {
         // Whoever stopped listening needs no answer.
         if self.directory(None, root, 0).is_ok() {
-            let end = Step::End(self.skipped);
+            let end = Step::End(self.metadata);
             self.send(end).ok();
         }
     }
@@ -92,9 +93,11 @@ impl Planner<'_> {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            if self.skip.passes_over(name.to_bytes()) {
-                self.skipped += 1;
-                continue;
+            if Skip::Metadata.passes_over(name.to_bytes()) {
+                self.metadata += 1;
+                if self.skip == Skip::Metadata {
+                    continue;
+                }
             }
             self.entries += 1;
             if self.entries > MAX_ENTRIES {

@@ -127,7 +127,7 @@ pub(super) fn run(
         jobs,
         tokens,
         entries: 0,
-        skipped: 0,
+        metadata: 0,
     };
     let readers = Readers {
         jobs: jobs_out,
