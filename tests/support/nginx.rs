@@ -120,7 +120,7 @@ impl Drop for Nginx {
             rustix::process::Signal::TERM,
         );
         // It may be gone already: the port was taken.
-        drop(ended);
+        let _gone: Result<(), rustix::io::Errno> = ended;
         self.child.wait().unwrap();
     }
 }

@@ -8,14 +8,12 @@ use store_index::beneath::Beneath;
 use store_index::digest::Algorithm;
 use store_index::directory_links::TreeKind;
 use store_index::index::Index;
+use store_index::path_text::printable;
 use store_index::store_path;
 use store_index::tree::Skip;
 use store_index::watch::Watch;
 
-use super::{
-    Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind,
-    printable_path,
-};
+use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
 use crate::places::{MediumPlace, StorePlace};
 use crate::request::Request;
 use crate::stale_hash;
@@ -71,7 +69,7 @@ fn candidate(
     };
     Candidate {
         kind: SourceKind::Directories,
-        location: printable_path(&whole),
+        location: printable(&whole),
         place: CandidatePlace::Tree {
             root: Rc::clone(root),
             path,
@@ -107,7 +105,7 @@ impl Source for InMedium {
     }
 
     fn location(&self) -> String {
-        printable_path(self.medium.root.path())
+        printable(self.medium.root.path())
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
@@ -145,7 +143,7 @@ impl Source for InStore {
     }
 
     fn location(&self) -> String {
-        printable_path(self.store.root.path())
+        printable(self.store.root.path())
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
@@ -202,7 +200,7 @@ impl Source for InDatabase {
     }
 
     fn location(&self) -> String {
-        printable_path(self.store.root.path())
+        printable(self.store.root.path())
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {

@@ -115,9 +115,9 @@ fn tree_place(index: &Index, relative: &Path, named: &[RootArg]) -> Option<Place
 
 fn shown_place(root: &Root, path: &Path, mounted: bool) -> Place {
     let json = serde_json::json!({
-        "root": path_text::lossy(root.path()),
+        "root": path_text::printable(root.path()),
         "kind": root.kind().name(),
-        "path": path_text::lossy(path),
+        "path": path_text::printable(path),
         "hint": false,
         "mounted": mounted,
         "label": null,
