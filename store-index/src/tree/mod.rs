@@ -5,6 +5,8 @@
 
 mod plan;
 mod read_ahead;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;

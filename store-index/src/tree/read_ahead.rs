@@ -20,7 +20,7 @@ use super::{Obstacle, Skip, TreeError};
 use crate::watch::Watch;
 
 /// How much is read at a time, in bytes: nearly all files of source trees are smaller.
-const PART_LEN: usize = 128 * 1024;
+pub(super) const PART_LEN: usize = 128 * 1024;
 
 /// How many parts of one file may wait to be visited.
 const PARTS_AHEAD: usize = 2;
