@@ -62,8 +62,8 @@ pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanat
                 for candidate in candidates {
                     let known = source.learn_names(&candidate);
                     let suspicious = stale_hash::is_suspicious(&request.asked_names, &known);
-                    let reason =
-                        (!known.is_empty()).then(|| format!("known as {}", known.join(", ")));
+                    let reason = (!known.is_empty())
+                        .then(|| format!("known as {}", known.join(", ").escape_debug()));
                     let answer = if suspicious { "suspicious" } else { "found" };
                     let bytes = size(&candidate);
                     push(

@@ -23,7 +23,7 @@ use crate::report::AttemptResult;
 use crate::request::{Request, Target};
 use crate::source::{Candidate, CandidatePlace};
 use crate::source_url::SourceUrl;
-use crate::staging::{Place, StagedFile, StagedTree};
+use crate::staging::{self, Place, StagedFile, StagedTree};
 use crate::tree_copy;
 use crate::verdict;
 use crate::verify::{FileCheck, Verdict, Verified};
@@ -95,7 +95,10 @@ impl<'a> Landing<'a> {
         watch: Watch<'a>,
     ) -> Result<Self, FetchError> {
         let staged = match &place {
-            Some(place) => StagedFile::beside(place),
+            Some(place) => {
+                staging::sweep(place);
+                StagedFile::beside(place)
+            }
             None => StagedFile::temporary(),
         };
         let staged = staged.map_err(|error| folder_error(request, &error))?;
@@ -132,6 +135,7 @@ impl<'a> Landing<'a> {
                     Ok(verdict) => return self.judge_body(url, verdict),
                     Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
                     Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
+                    Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
                     Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
                     Err(DownloadError::Trouble(reason)) => {
                         NotIt::new(AttemptResult::Failed, reason)
@@ -155,10 +159,7 @@ impl<'a> Landing<'a> {
             Ok(Node::Directory(directory)) => {
                 return self.land_tree(candidate, &directory, forms);
             }
-            Ok(Node::Symlink(_)) => NotIt::new(
-                AttemptResult::Failed,
-                "it is a symbolic link, which is not followed",
-            ),
+            Ok(Node::Symlink(target)) => return self.land_symlink(&target),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 NotIt::new(AttemptResult::Absent, "it has vanished")
             }
@@ -272,13 +273,12 @@ impl<'a> Landing<'a> {
             let reason = "it is a directory, and a file is wanted";
             return no(NotIt::new(AttemptResult::Mismatch, reason));
         }
-        let Some(place) = &self.place else {
-            let reason = "it is a directory, which cannot go to standard output";
-            return no(NotIt::new(AttemptResult::Skipped, reason));
-        };
         let source = match source.try_clone() {
             Ok(source) => source,
             Err(error) => return no(NotIt::new(AttemptResult::Failed, error.to_string())),
+        };
+        let Some(place) = &self.place else {
+            return Ok((self.refuse_for_stdout(Node::Directory(source))?, 0));
         };
         let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
         let target = staged
@@ -323,6 +323,53 @@ impl<'a> Landing<'a> {
         no(reason)
     }
 
+    /// A symbolic link has a NAR hash of its own; it is never followed.
+    fn land_symlink(&self, target: &[u8]) -> Result<Landed, FetchError> {
+        if !matches!(self.request.address, ContentAddress::Nar(_)) {
+            let reason = "it is a symbolic link, which is not followed";
+            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Failed, reason)));
+        }
+        let Some(place) = &self.place else {
+            return self.refuse_for_stdout(Node::Symlink(target.to_vec()));
+        };
+        match self.judge_in_place(Node::Symlink(target.to_vec()))? {
+            Err(not_it) => Ok(Landed::NotIt(not_it)),
+            Ok(verified) => {
+                let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
+                match publish::symlink(&staged, target, verified, place, self.force) {
+                    Ok(Published::Done) => {}
+                    Ok(Published::Taken) => self.accept_what_appeared(place)?,
+                    Err(error) => return Err(self.write_error(&error)),
+                }
+                Ok(Landed::Delivered {
+                    bytes: 0,
+                    executable: false,
+                })
+            }
+        }
+    }
+
+    /// Only bytes can go to standard output. The right content that has none is worth its own words.
+    fn refuse_for_stdout(&self, node: Node) -> Result<Landed, FetchError> {
+        match self.judge_in_place(node)? {
+            Err(not_it) => Ok(Landed::NotIt(not_it)),
+            Ok(_) => Err(FetchError::local(
+                "the content is a directory or symbolic link, which cannot go to standard output",
+            )
+            .with_hint("say where it goes with -o PATH")),
+        }
+    }
+
+    /// Hashes a node where it lies.
+    fn judge_in_place(&self, node: Node) -> Result<Result<Verified, NotIt>, FetchError> {
+        match tree_copy::hash(&self.request.address, node, self.watch) {
+            Ok(Verdict::Right(verified)) => Ok(Ok(verified)),
+            Ok(Verdict::Wrong { got, bytes }) => Ok(Err(NotIt::wrong(self.request, got, bytes))),
+            Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
+            Err(error) => Ok(Err(NotIt::new(AttemptResult::Failed, error.to_string()))),
+        }
+    }
+
     fn publish_file(&mut self, verified: Verified) -> Result<(), FetchError> {
         let Some(place) = &self.place else {
             return write_to_stdout(&self.staged.file).map_err(|error| {
@@ -342,7 +389,7 @@ impl<'a> Landing<'a> {
     fn accept_what_appeared(&self, place: &Place) -> Result<(), FetchError> {
         match output::examine(self.request, place, self.watch)? {
             Found::Right(_) => Ok(()),
-            Found::Nothing | Found::Wrong(_) | Found::FullDirectory(_) => {
+            Found::Nothing | Found::Wrong(_) | Found::Irreplaceable(_) => {
                 let path = printable(&place.path);
                 Err(FetchError::local(format!(
                     "while this ran, something else appeared at the output {path}"

@@ -10,6 +10,7 @@ use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::root::{Root, RootKind};
+use store_index::store_option::StoreOption;
 use store_index::store_path;
 use store_index::store_state::StoreState;
 
@@ -17,16 +18,7 @@ use crate::error::FetchError;
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
-const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
-
-/// A store as it was named: paths are computed with one directory and read below another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreOption {
-    /// What store paths begin with, such as `/nix/store`.
-    pub logical: String,
-    /// Where its files are.
-    pub real: PathBuf,
-}
+pub(crate) const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
 
 /// What was named on the command line or in the environment.
 #[derive(Clone, Debug, Default)]
@@ -113,42 +105,6 @@ pub struct Places {
     pub warnings: Vec<String>,
 }
 
-/// Reads `DIR[=REAL]`; an empty DIR is the store of the environment.
-pub fn parse_store_option(text: &str, env_store: Option<&str>) -> Result<StoreOption, FetchError> {
-    let (logical, real) = match text.split_once('=') {
-        Some((logical, real)) => (logical, Some(real)),
-        None => (text, None),
-    };
-    let logical = if logical.is_empty() {
-        env_store.ok_or_else(|| {
-            FetchError::usage(format!(
-                "--store '{text}' names no store, and neither NIX_STORE_DIR nor NIX_STORE is set"
-            ))
-        })?
-    } else {
-        logical
-    };
-    let trimmed = logical.trim_end_matches('/');
-    if !trimmed.starts_with('/') {
-        return Err(FetchError::usage(format!(
-            "--store '{text}': a store's directory is an absolute path"
-        )));
-    }
-    let real = match real {
-        Some("") => {
-            return Err(FetchError::usage(format!(
-                "--store '{text}': nothing stands behind the '='"
-            )));
-        }
-        Some(real) => PathBuf::from(real),
-        None => PathBuf::from(trimmed),
-    };
-    Ok(StoreOption {
-        logical: trimmed.to_owned(),
-        real,
-    })
-}
-
 impl Places {
     /// Opens what was named and finds what was not. A store or medium that was named must be there; an index need
     /// not: it only makes things faster.
@@ -165,15 +121,18 @@ impl Places {
             stores.push((option.logical.clone(), root));
         }
         if named.stores.is_empty() && !named.no_store {
-            let mut defaults: Vec<&str> = env_store.into_iter().collect();
-            defaults.extend(
-                DEFAULT_STORES
-                    .iter()
-                    .filter(|store| Some(**store) != env_store),
-            );
-            for logical in defaults {
-                if let Ok(root) = Beneath::open(Path::new(logical)) {
-                    stores.push((logical.to_owned(), root));
+            let mut defaults: Vec<StoreOption> = Vec::new();
+            for logical in env_store.into_iter().chain(DEFAULT_STORES) {
+                let store = StoreOption::parse(logical, None).map_err(|error| {
+                    FetchError::usage(format!("the store '{}': {error}", logical.escape_debug()))
+                })?;
+                if !defaults.contains(&store) {
+                    defaults.push(store);
+                }
+            }
+            for StoreOption { logical, real } in defaults {
+                if let Ok(root) = Beneath::open(&real) {
+                    stores.push((logical, root));
                 }
             }
         }

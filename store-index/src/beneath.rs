@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::path_text::printable;
+
 /// The longest symbolic link target that is read, in bytes: Linux's own limit.
 const MAX_SYMLINK_TARGET_LEN: usize = 4096;
 
@@ -145,7 +147,7 @@ impl Beneath {
     fn unfit(&self, relative: &Path, what: &str) -> io::Error {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{} {what}", self.path.join(relative).display()),
+            format!("{} {what}", printable(&self.path.join(relative))),
         )
     }
 }
@@ -155,7 +157,7 @@ fn name(path: &Path, error: Errno) -> io::Error {
     let error = io::Error::from(error);
     io::Error::new(
         error.kind(),
-        format!("cannot open {}: {error}", path.display()),
+        format!("cannot open {}: {error}", printable(path)),
     )
 }
 

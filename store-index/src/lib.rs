@@ -28,6 +28,7 @@ pub mod read_at;
 pub mod root;
 pub mod segment;
 pub mod store_database;
+pub mod store_option;
 pub mod store_path;
 pub mod store_state;
 pub mod terminal;

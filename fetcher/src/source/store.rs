@@ -80,10 +80,12 @@ impl AnyName {
         let Some(modified_ns) = self.store.modified_ns() else {
             return false;
         };
-        let indexes = &self.store.indexes;
-        indexes
-            .iter()
-            .any(|index| index.covers(&request.address) && index.is_fresh_for(modified_ns))
+        self.store.indexes.iter().any(|index| {
+            index.covers(&request.address)
+                && index.is_fresh_for(modified_ns)
+                // What it named has been tried by now and was not it: links come and go without the directory's time.
+                && index.look_up(&request.address, 1).is_ok_and(|entries| entries.is_empty())
+        })
     }
 }
 
