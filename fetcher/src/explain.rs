@@ -99,7 +99,7 @@ fn size(candidate: &Candidate) -> Option<u64> {
             let metadata = fs_err::symlink_metadata(root.path().join(path)).ok()?;
             metadata.is_file().then_some(metadata.len())
         }
-        CandidatePlace::Url(_) => None,
+        CandidatePlace::Tree { .. } | CandidatePlace::Url(_) => None,
     }
 }
 
@@ -122,7 +122,7 @@ impl Explanation {
         let mut text = String::new();
         for answer in &self.answers {
             let mut line = format!(
-                "{:<6} {:<11} {}",
+                "{:<11} {:<11} {}",
                 answer.kind, answer.answer, answer.location
             );
             if let Some(bytes) = answer.bytes {

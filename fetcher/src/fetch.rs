@@ -199,7 +199,8 @@ impl Walk<'_> {
                 ));
                 break;
             }
-            if let CandidatePlace::Local { root, path, .. } = &candidate.place
+            if let CandidatePlace::Local { root, path, .. }
+            | CandidatePlace::Tree { root, path, .. } = &candidate.place
                 && !self.tried.insert(root.path().join(path))
             {
                 continue;

@@ -9,7 +9,7 @@ use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
 use store_index::path_text::printable;
-use store_index::tree::TreeError;
+use store_index::tree::{Skip, TreeError};
 use store_index::watch::{Unit, Watch};
 
 use crate::copy::{self, CopyError};
@@ -119,7 +119,10 @@ impl<'a> Landing<'a> {
             .map_err(|error| self.write_error(&error))?;
         match &candidate.place {
             CandidatePlace::Local { root, path, size } => {
-                self.land_local(candidate, root, path, *size)
+                self.land_local(candidate, root, path, *size, &[Skip::Nothing])
+            }
+            CandidatePlace::Tree { root, path, forms } => {
+                self.land_local(candidate, root, path, None, forms)
             }
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
@@ -149,10 +152,13 @@ impl<'a> Landing<'a> {
         root: &Beneath,
         path: &Path,
         indexed_size: Option<u64>,
+        forms: &[Skip],
     ) -> Result<Landed, FetchError> {
-        let reason = match root.open_node(path) {
+        let reason = match root.open_node_or_root(path) {
             Ok(Node::File(file)) => return self.land_file(candidate, &file, indexed_size),
-            Ok(Node::Directory(directory)) => return self.land_tree(candidate, directory),
+            Ok(Node::Directory(directory)) => {
+                return self.land_tree(candidate, &directory, forms);
+            }
             Ok(Node::Symlink(target)) => return self.land_symlink(&target),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 NotIt::new(AttemptResult::Absent, "it has vanished")
@@ -230,13 +236,49 @@ impl<'a> Landing<'a> {
         Ok(landed)
     }
 
-    fn land_tree(&self, candidate: &Candidate, source: OwnedFd) -> Result<Landed, FetchError> {
+    /// Tries a tree in one form after the other, as long as there is something that a form leaves out.
+    fn land_tree(
+        &self,
+        candidate: &Candidate,
+        source: &OwnedFd,
+        forms: &[Skip],
+    ) -> Result<Landed, FetchError> {
+        let mut landed = None;
+        for &form in forms {
+            let (tried, metadata) = self.land_tree_without(form, candidate, source)?;
+            let is_over = metadata == 0 || matches!(tried, Landed::Delivered { .. });
+            // What is said of a wrong tree is said of its first form.
+            let answer = match (landed.take(), tried) {
+                (Some(first @ Landed::NotIt(_)), Landed::NotIt(_)) => first,
+                (_, tried) => tried,
+            };
+            if is_over {
+                return Ok(answer);
+            }
+            landed = Some(answer);
+        }
+        let reason = "there is no form in which it could be tried";
+        Ok(landed.unwrap_or_else(|| Landed::NotIt(NotIt::new(AttemptResult::Failed, reason))))
+    }
+
+    /// Lands one form of a tree; with the number of entries that some form leaves out.
+    fn land_tree_without(
+        &self,
+        skip: Skip,
+        candidate: &Candidate,
+        source: &OwnedFd,
+    ) -> Result<(Landed, u64), FetchError> {
+        let no = |not_it| Ok((Landed::NotIt(not_it), 0));
         if matches!(self.request.address, ContentAddress::Flat(_)) {
             let reason = "it is a directory, and a file is wanted";
-            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Mismatch, reason)));
+            return no(NotIt::new(AttemptResult::Mismatch, reason));
         }
+        let source = match source.try_clone() {
+            Ok(source) => source,
+            Err(error) => return no(NotIt::new(AttemptResult::Failed, error.to_string())),
+        };
         let Some(place) = &self.place else {
-            return self.refuse_for_stdout(Node::Directory(source));
+            return Ok((self.refuse_for_stdout(Node::Directory(source))?, 0));
         };
         let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
         let target = staged
@@ -247,22 +289,26 @@ impl<'a> Landing<'a> {
             None,
             Unit::Bytes,
         );
-        let copied = tree_copy::copy(&self.request.address, source, target, self.watch);
+        let copied = tree_copy::copy(&self.request.address, source, target, skip, self.watch);
         self.watch.progress.end();
         let reason = match copied {
-            Ok(Verdict::Right(verified)) => {
+            Ok((Verdict::Right(verified), metadata)) => {
                 let bytes = verified.bytes();
                 match publish::tree(staged, verified, place, self.force) {
                     Ok(Published::Done) => {}
                     Ok(Published::Taken) => self.accept_what_appeared(place)?,
                     Err(error) => return Err(self.write_error(&error)),
                 }
-                return Ok(Landed::Delivered {
+                let delivered = Landed::Delivered {
                     bytes,
                     executable: false,
-                });
+                };
+                return Ok((delivered, metadata));
             }
-            Ok(Verdict::Wrong { got, bytes }) => NotIt::wrong(self.request, got, bytes),
+            Ok((Verdict::Wrong { got, bytes }, metadata)) => {
+                let wrong = NotIt::wrong(self.request, got, bytes);
+                return Ok((Landed::NotIt(wrong), metadata));
+            }
             Err(TreeError::Interrupted) => return Err(FetchError::interrupted()),
             // The hashes of git refuse content that was made to collide.
             Err(TreeError::Visit { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
@@ -274,7 +320,7 @@ impl<'a> Landing<'a> {
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
         };
-        Ok(Landed::NotIt(reason))
+        no(reason)
     }
 
     /// A symbolic link has a NAR hash of its own; it is never followed.

@@ -2,13 +2,17 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::root::{Root, RootKind};
 use store_index::store_option::StoreOption;
+use store_index::store_path;
+use store_index::store_state::StoreState;
 
 use crate::error::FetchError;
 use store_index::path_text::printable;
@@ -41,6 +45,28 @@ pub struct StorePlace {
     pub root: Rc<Beneath>,
     /// What is known of its files.
     pub indexes: Vec<Index>,
+    /// Its own database, not opened.
+    pub state: StoreState,
+}
+
+impl StorePlace {
+    /// Returns the modification time of the store directory, in nanoseconds since 1970.
+    pub(crate) fn modified_ns(&self) -> Option<i64> {
+        let metadata = fs_err::metadata(self.root.path()).ok()?;
+        let seconds_ns = metadata.mtime().saturating_mul(1_000_000_000);
+        Some(seconds_ns.saturating_add(metadata.mtime_nsec()))
+    }
+
+    /// Returns the names of the items that have a NAR hash, as far as the database knows.
+    pub(crate) fn names_with_nar_hash(&self, hash: &NarHash) -> Vec<String> {
+        let items = self.state.items_with_nar_hash(hash).ok().flatten();
+        let name = |item: String| Some(store_path::split_base_name(&item)?.1.to_owned());
+        items
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(name)
+            .collect()
+    }
 }
 
 impl fmt::Debug for StorePlace {
@@ -150,6 +176,7 @@ impl Places {
             let identity = Root::store(&logical);
             let indexes = places.indexes_of(&identity, &mut indexes);
             places.stores.push(Rc::new(StorePlace {
+                state: StoreState::of(&logical, root.path()),
                 logical,
                 root: Rc::new(root),
                 indexes,

@@ -12,18 +12,20 @@ use store_index::beneath::Node;
 use store_index::digest::Digest;
 use store_index::git_tree::GitHasher;
 use store_index::nar::NarHasher;
-use store_index::tree::{self, TreeError, Visitor};
+use store_index::tree::{self, Skip, TreeError, Visitor};
 use store_index::watch::Watch;
 
 use crate::verify::{self, Verdict};
 
-/// Copies the directory `source` into the existing, empty directory `staged`.
+/// Copies the directory `source` into the existing, empty directory `staged`, without what is to be skipped. Returns
+/// also how many entries of that kind there are, skipped or not.
 pub(crate) fn copy(
     address: &ContentAddress,
     source: OwnedFd,
     staged: OwnedFd,
+    skip: Skip,
     watch: Watch<'_>,
-) -> Result<Verdict, TreeError> {
+) -> Result<(Verdict, u64), TreeError> {
     let mut copier = Copier {
         hasher: TreeHasher::new(address),
         open: Vec::new(),
@@ -32,9 +34,9 @@ pub(crate) fn copy(
         file: None,
         bytes: 0,
     };
-    tree::walk(Node::Directory(source), &mut copier, watch)?;
+    let metadata = tree::walk_without(skip, Node::Directory(source), &mut copier, watch)?;
     let (got, bytes) = (copier.hasher.finish(), copier.bytes);
-    Ok(verify::tree(address, got, bytes))
+    Ok((verify::tree(address, got, bytes), metadata))
 }
 
 /// Hashes a node where it lies, without copying; the answer and the sum of its files' sizes in bytes.

@@ -52,6 +52,22 @@ impl Beneath {
         &self.path
     }
 
+    /// Opens the root itself for listing.
+    pub fn open_root(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, ".", flags, Mode::empty())
+            .map_err(|error| name(&self.path, error))
+    }
+
+    /// Opens a file, directory or symbolic link as [`Beneath::open_node`] does, or the root for an empty path.
+    pub fn open_node_or_root(&self, relative: &Path) -> io::Result<Node> {
+        if relative.as_os_str().is_empty() {
+            self.open_root().map(Node::Directory)
+        } else {
+            self.open_node(relative)
+        }
+    }
+
     /// Opens a regular file for reading; anything else is an error of kind `InvalidInput`.
     pub fn open_file(&self, relative: &Path) -> io::Result<File> {
         match self.open_node(relative)? {

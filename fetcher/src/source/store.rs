@@ -1,6 +1,5 @@
 //! Items of a store: under the names one would expect, then under any name.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 
 use rustix::fs::{Dir, Mode, OFlags};
@@ -78,13 +77,9 @@ impl AnyName {
 
     /// Returns true if an index already answered for every item, and the store has not changed since.
     fn index_answered(&self, request: &Request) -> bool {
-        let Ok(metadata) = fs_err::metadata(self.store.root.path()) else {
+        let Some(modified_ns) = self.store.modified_ns() else {
             return false;
         };
-        let modified_ns = metadata
-            .mtime()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(metadata.mtime_nsec());
         self.store.indexes.iter().any(|index| {
             index.covers(&request.address)
                 && index.is_fresh_for(modified_ns)
