@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags, RawDir};
@@ -28,6 +29,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         ["list", directory] => return list(Path::new(directory)),
         ["hash", file] => return hash(Path::new(file)),
         ["hash-rate", threads, bytes] => hash_rate(threads.parse()?, bytes.parse()?)?,
+        ["hash-tree", threads, root] => hash_tree(threads.parse()?, Path::new(root))?,
         ["index", directory, store, count] => {
             fixtures::index(Path::new(directory), Path::new(store), count.parse()?)?
         }
@@ -59,19 +61,22 @@ fn list(directory: &Path) -> Result<()> {
 
 /// Reads and hashes a file, in one thread.
 fn hash(path: &Path) -> Result<()> {
+    let digest = hash_file(path)?.ok_or("no digest")?;
+    writeln!(std::io::stdout(), "sha256 {}", digest.to_hex())?;
+    Ok(())
+}
+
+fn hash_file(path: &Path) -> std::io::Result<Option<Digest>> {
     let mut file = fs_err::File::open(path)?;
     let mut buffer = vec![0; 256 * 1024];
     let mut hasher = Hasher::new(Algorithm::Sha256);
     loop {
         let count = file.read(&mut buffer)?;
         if count == 0 {
-            break;
+            return Ok(hasher.finish());
         }
         hasher.update(&buffer[..count]);
     }
-    let digest = hasher.finish().ok_or("no digest")?;
-    writeln!(std::io::stdout(), "sha256 {}", digest.to_hex())?;
-    Ok(())
 }
 
 /// Hashes what lies in memory, so many bytes in each thread.
@@ -89,6 +94,35 @@ fn hash_rate(threads: u64, bytes: u64) -> Result<f64> {
             });
         }
     });
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// Reads and hashes every file below a folder, in so many threads that do nothing else.
+fn hash_tree(threads: u64, root: &Path) -> Result<f64> {
+    let mut files = Vec::new();
+    for entry in walkdir::WalkDir::new(root) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            files.push(entry.into_path());
+        }
+    }
+    let begun = Instant::now();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| -> std::io::Result<()> {
+                    while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        std::hint::black_box(hash_file(file)?);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+    })?;
     Ok(begun.elapsed().as_secs_f64())
 }
 

@@ -315,15 +315,32 @@ pub(crate) fn machine(scratch: &Path) -> Vec<(String, String)> {
         pair(
             "kernel",
             format!(
-                "Linux {}, load average at the start {}",
+                "Linux {}, load average at the start {}{}",
                 read("/proc/sys/kernel/osrelease").trim(),
-                read("/proc/loadavg").split(' ').next().unwrap_or_default()
+                read("/proc/loadavg").split(' ').next().unwrap_or_default(),
+                priority()
             ),
         ),
         pair("file system", file_system(scratch)),
         pair("compiler", version("rustc", "--version")),
         pair("peers", tools.join(" · ")),
     ]
+}
+
+/// Says whether we were preferred to what else ran, as on a machine that others use too.
+fn priority() -> String {
+    // Where the scheduler shares time between sessions, the session's own number decides.
+    let session = fs_err::read_to_string("/proc/self/autogroup").unwrap_or_default();
+    let session = session
+        .trim()
+        .rsplit(' ')
+        .next()
+        .and_then(|nice| nice.parse().ok());
+    let own = rustix::process::getpriority_process(None).unwrap_or(0);
+    match session.filter(|nice| *nice != 0).unwrap_or(own) {
+        0 => String::new(),
+        nice => format!(", everything measured ran at nice {nice}"),
+    }
 }
 
 /// The type of the file system that a path lies on.
