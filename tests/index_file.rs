@@ -545,6 +545,7 @@ fn dead_objects_are_not_found_and_go_with_the_next_merge() {
         .unwrap();
     writer.declare_dead(&segment, dead);
     writer.finish(None).unwrap();
+    drop(writer);
     let index = Index::open(&directory).unwrap();
     assert_eq!(index.manifest().segments[0].dead_count(), 3);
     assert_eq!(index.look_up(&address, 100).unwrap().len(), 8 - 3);
@@ -559,6 +560,7 @@ fn dead_objects_are_not_found_and_go_with_the_next_merge() {
     let segment = writer.current_segments().remove(0);
     writer.declare_dead(&segment, 0..60);
     writer.finish(None).unwrap();
+    drop(writer);
     let index = Index::open(&directory).unwrap();
     let entry = &index.manifest().segments[0];
     assert_eq!(

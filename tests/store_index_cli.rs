@@ -634,7 +634,11 @@ fn odd_names_and_unreadable_files_do_not_stop_an_update() {
     fs_err::write(env.path("").join(odd), "odd\n").unwrap();
     env.write("folder/good", "good\n");
     let closed = env.write("folder/closed/file", "closed\n");
-    fs_err::set_permissions(closed.parent().unwrap(), std::fs::Permissions::from_mode(0)).unwrap();
+    fs_err::set_permissions(
+        closed.parent().unwrap(),
+        std::fs::Permissions::from_mode(0o000),
+    )
+    .unwrap();
     let answer = env.run(&["update", "folder", "--index", "index"]);
     fs_err::set_permissions(
         closed.parent().unwrap(),

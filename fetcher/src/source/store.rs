@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use rustix::fs::{Mode, OFlags, RawDir};
 use store_index::links::LISTING_BUFFER_LEN;
+use store_index::path_text::printable;
 use store_index::store_path::{self, FixedOutput};
 use store_index::watch::Watch;
 
-use super::{Candidate, KnownNames, Lookup, Source, SourceKind, printable_path};
+use super::{Candidate, KnownNames, Lookup, Source, SourceKind};
 use crate::places::StorePlace;
 use crate::request::Request;
 
@@ -32,7 +33,7 @@ impl Source for ExactNames {
     }
 
     fn location(&self) -> String {
-        printable_path(self.store.root.path())
+        printable(self.store.root.path())
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
@@ -85,10 +86,12 @@ impl AnyName {
             .mtime()
             .saturating_mul(1_000_000_000)
             .saturating_add(metadata.mtime_nsec());
-        let indexes = &self.store.indexes;
-        indexes
-            .iter()
-            .any(|index| index.covers(&request.address) && index.is_fresh_for(modified_ns))
+        self.store.indexes.iter().any(|index| {
+            index.covers(&request.address)
+                && index.is_fresh_for(modified_ns)
+                // What it named has been tried by now and was not it: links come and go without the directory's time.
+                && index.look_up(&request.address, 1).is_ok_and(|entries| entries.is_empty())
+        })
     }
 }
 
@@ -98,7 +101,7 @@ impl Source for AnyName {
     }
 
     fn location(&self) -> String {
-        printable_path(self.store.root.path())
+        printable(self.store.root.path())
     }
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
