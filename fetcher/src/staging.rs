@@ -162,7 +162,10 @@ impl StagedFile {
 
     /// Throws away what landed, for the next candidate.
     pub fn empty(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
+        // ext4 writes back a file that was ever truncated to nothing, even from nothing, before its close returns.
+        if self.file.metadata()?.len() > 0 {
+            self.file.set_len(0)?;
+        }
         self.file.rewind()
     }
 }

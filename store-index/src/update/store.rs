@@ -1,9 +1,12 @@
 //! Scans a store: the names in `.links`, which are their content, then items whose files are not there.
 
 use std::collections::HashSet;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 
 use walkdir::DirEntryExt as _;
 
@@ -13,7 +16,7 @@ use super::pool::Job;
 use super::session::Session;
 use crate::format::{MAX_PATH_LEN, SectionKind};
 use crate::hash_file::{let_settle, mtime_ns};
-use crate::links;
+use crate::links::{self, LinkName};
 use crate::path_text;
 use crate::segment::SegmentError;
 use crate::segment::reader::Segment;
@@ -21,6 +24,12 @@ use crate::store_path::{PATH_DIGEST_CHARS, PATH_DIGEST_LEN, split_base_name};
 
 /// The modification time, in seconds, that Nix and Guix give to all that is valid.
 const CANONICAL_MTIME: i64 = 1;
+
+/// How many names are handed from the listing thread to the looking one together.
+const LISTED_TOGETHER: usize = 4096;
+
+/// How many such portions may wait, 160 KiB each.
+const LISTED_AHEAD: usize = 64;
 
 /// A name of the store's listing whose files are to be looked at.
 struct Item {
@@ -62,16 +71,28 @@ struct LinksSeen {
 /// Reads the links that are new and drops those that are gone.
 fn scan_links(session: &mut Session<'_>) -> Result<LinksSeen, UpdateError> {
     let segments = session.segments();
-    let mut known = KnownSet::read(&segments, SectionKind::Links)
-        .map_err(|error| session.index_error(error))?;
+    let real = session.real();
     let (mut inodes, mut new) = (Vec::new(), Vec::new());
-    links::for_each(session.real(), |name, inode| {
-        inodes.push(inode);
-        if known.see(&name.0) == Known::No {
-            new.push(name);
-        }
-    })
-    .map_err(|error| session.root_error(error))?;
+    let (sender, listed) = mpsc::sync_channel(LISTED_AHEAD);
+    // Listing takes longest, so nothing else is done in its thread.
+    let (known, listing) = std::thread::scope(|scope| {
+        let lister = scope.spawn(move || list_links(real, &sender));
+        let known = KnownSet::read(&segments, SectionKind::Links).map(|mut known| {
+            for (name, inode) in listed.into_iter().flatten() {
+                inodes.push(inode);
+                if known.see(&name.0) == Known::No {
+                    new.push(name);
+                }
+            }
+            known
+        });
+        let listing = lister
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (known, listing)
+    });
+    listing.map_err(|error| session.root_error(error))?;
+    let known = known.map_err(|error| session.index_error(error))?;
     let mut some_gone = false;
     for (segment, gone) in known.unseen() {
         some_gone |= !gone.is_empty();
@@ -81,6 +102,20 @@ fn scan_links(session: &mut Session<'_>) -> Result<LinksSeen, UpdateError> {
         session.submit(Job::Link(name))?;
     }
     Ok(LinksSeen { inodes, some_gone })
+}
+
+/// Lists the links in portions. A receiver that is gone wants no more; the rest is listed in vain.
+fn list_links(real: &Path, listed: &SyncSender<Vec<(LinkName, u64)>>) -> io::Result<()> {
+    let mut portion = Vec::with_capacity(LISTED_TOGETHER);
+    links::for_each(real, |name, inode| {
+        portion.push((name, inode));
+        if portion.len() == LISTED_TOGETHER {
+            let full = std::mem::replace(&mut portion, Vec::with_capacity(LISTED_TOGETHER));
+            listed.send(full).ok();
+        }
+    })?;
+    listed.send(portion).ok();
+    Ok(())
 }
 
 fn scan_items(session: &mut Session<'_>, links: LinksSeen) -> Result<(), UpdateError> {
