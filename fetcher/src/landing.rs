@@ -111,6 +111,11 @@ impl<'a> Landing<'a> {
             CandidatePlace::Local { root, path, size } => {
                 self.land_local(candidate, root, path, *size)
             }
+            CandidatePlace::Checkout(checkout) => {
+                self.land_tree(candidate, "checking out", |target| {
+                    tree_copy::check_out(&self.request.address, checkout, target, self.watch)
+                })
+            }
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
                 self.watch.progress.begin(&what, None, Unit::Bytes);
@@ -141,7 +146,11 @@ impl<'a> Landing<'a> {
     ) -> Result<Landed, FetchError> {
         let reason = match root.open_node(path) {
             Ok(Node::File(file)) => return self.land_file(candidate, &file, indexed_size),
-            Ok(Node::Directory(directory)) => return self.land_tree(candidate, directory),
+            Ok(Node::Directory(directory)) => {
+                return self.land_tree(candidate, "copying", |target| {
+                    tree_copy::copy(&self.request.address, directory, target, self.watch)
+                });
+            }
             Ok(Node::Symlink(_)) => NotIt::new(
                 AttemptResult::Failed,
                 "it is a symbolic link, which is not followed",
@@ -211,7 +220,12 @@ impl<'a> Landing<'a> {
         }
     }
 
-    fn land_tree(&self, candidate: &Candidate, source: OwnedFd) -> Result<Landed, FetchError> {
+    fn land_tree(
+        &self,
+        candidate: &Candidate,
+        verb: &str,
+        fill: impl FnOnce(OwnedFd) -> Result<Verdict, TreeError>,
+    ) -> Result<Landed, FetchError> {
         if matches!(self.request.address, ContentAddress::Flat(_)) {
             let reason = "it is a directory, and a file is wanted";
             return Ok(Landed::NotIt(NotIt::new(AttemptResult::Mismatch, reason)));
@@ -224,14 +238,12 @@ impl<'a> Landing<'a> {
         let target = staged
             .directory()
             .map_err(|error| self.write_error(&error))?;
-        self.watch.progress.begin(
-            &format!("copying {}", candidate.location),
-            None,
-            Unit::Bytes,
-        );
-        let copied = tree_copy::copy(&self.request.address, source, target, self.watch);
+        self.watch
+            .progress
+            .begin(&format!("{verb} {}", candidate.location), None, Unit::Bytes);
+        let filled = fill(target);
         self.watch.progress.end();
-        let reason = match copied {
+        let reason = match filled {
             Ok(Verdict::Right(verified)) => {
                 let bytes = verified.bytes();
                 match publish::tree(staged, verified, place, self.force) {

@@ -4,8 +4,10 @@
 //! all. Adding a source is a file here and a line in [`in_order`].
 
 mod by_name;
+mod git;
 mod links;
 mod media;
+mod repositories;
 mod store;
 mod url;
 
@@ -15,6 +17,7 @@ use std::rc::Rc;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
+use crate::git::Checkout;
 use crate::places::Places;
 use crate::request::Request;
 use crate::source_url::SourceUrl;
@@ -31,10 +34,14 @@ pub enum SourceKind {
     Store,
     /// A deduplicated file in a store's `.links`.
     Links,
+    /// A whole tree: a directory, or a tree in a local repository.
+    Directories,
     /// A file in a folder or on a medium.
     Media,
     /// A URL that the user gave.
     Url,
+    /// The repository that the user gave.
+    Git,
 }
 
 impl SourceKind {
@@ -44,8 +51,10 @@ impl SourceKind {
             Self::Output => "output",
             Self::Store => "store",
             Self::Links => "links",
+            Self::Directories => "directories",
             Self::Media => "media",
             Self::Url => "url",
+            Self::Git => "git",
         }
     }
 }
@@ -88,6 +97,8 @@ pub enum CandidatePlace {
         /// Its size in bytes when it was indexed.
         size: Option<u64>,
     },
+    /// A tree in a repository.
+    Checkout(Checkout),
     /// A download.
     Url(SourceUrl),
 }
@@ -159,6 +170,7 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
     for store in &places.stores {
         sources.push(Box::new(links::Links::new(store)));
     }
+    sources.extend(repositories::of(places, request));
     for store in &places.stores {
         sources.push(Box::new(store::AnyName::new(store)));
     }
@@ -167,6 +179,9 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
     }
     for url in &request.urls {
         sources.push(Box::new(url::Url::new(url)));
+    }
+    if let Some(git) = &request.git {
+        sources.push(Box::new(git::Git::new(git)));
     }
     sources
 }
