@@ -24,6 +24,9 @@ use crate::stale_hash::StaleHash;
 /// The longest time that may be given for a timeout: more is a mistake in the unit.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest URL that an error message repeats, in bytes.
+const MAX_SHOWN_URL: usize = 200;
+
 const AFTER_HELP: &str = "\
 Each option has an environment variable FETCH_<OPTION> (FETCH_STORE, FETCH_OFFLINE=1, ...); lists of paths are \
 separated by ':', lists of URLs by blanks, and an empty variable counts as not set. Options win.
@@ -550,10 +553,16 @@ fn hash_error(error: &hash_text::HashError) -> FetchError {
     }
 }
 
-/// Reads a URL. The message must not repeat a text that may hold a password.
+/// Reads a URL. The message repeats the text only where it cannot hold a password or a token.
 fn parse_url(text: &str) -> Result<SourceUrl, FetchError> {
-    SourceUrl::parse(text)
-        .map_err(|error| FetchError::usage(format!("a URL cannot be used: {error}")))
+    SourceUrl::parse(text).map_err(|error| {
+        let shown = if text.contains(['@', '?']) || text.len() > MAX_SHOWN_URL {
+            "a URL".to_owned()
+        } else {
+            format!("'{}'", text.escape_debug())
+        };
+        FetchError::usage(format!("{shown} cannot be used: {error}"))
+    })
 }
 
 impl PlaceArgs {

@@ -147,7 +147,7 @@ impl Report {
         };
         let json = Json {
             version: JSON_VERSION,
-            output: success.and(output),
+            output,
             name: request.name.as_deref(),
             method: request.address.method().name(),
             hash: request.address.digest().to_sri(),

@@ -32,6 +32,11 @@ const TEMPORARY_PREFIX: &str = ".tmp-";
 /// Above this many segments the newest are merged: each one costs every lookup a little.
 const MERGE_ABOVE: usize = 8;
 
+/// While an update goes on more are put up with: its end merges them anyway.
+const MERGE_ABOVE_MEANWHILE: usize = 32;
+
+const _: () = assert!(MERGE_ABOVE_MEANWHILE + MERGE_ABOVE < MAX_SEGMENTS);
+
 /// An older segment is taken into a merge if it is at most so many times as large as what has been taken so far;
 /// so an object is rewritten a logarithmic number of times, and a big segment not for a thousand new files.
 const MERGE_RATIO: u64 = 4;
@@ -267,7 +272,7 @@ impl IndexWriter {
         let entry = self.write_segment(|out| batch.write(out).map_err(MergeError::Write))?;
         self.push(entry)?;
         let session = self.settled;
-        self.merge_tail(session)?;
+        self.merge_tail(session, MERGE_ABOVE_MEANWHILE)?;
         self.publish()
     }
 
@@ -288,7 +293,7 @@ impl IndexWriter {
             self.merge_range(0, self.segments.len())?;
         }
         self.rewrite_dead()?;
-        self.merge_tail(0)?;
+        self.merge_tail(0, MERGE_ABOVE)?;
         self.manifest.finished = true;
         self.manifest.store_mtime_ns = store_mtime_ns;
         self.publish()
@@ -355,8 +360,8 @@ impl IndexWriter {
     }
 
     /// Merges the newest segments, none before `first`, until there are few enough.
-    fn merge_tail(&mut self, first: usize) -> Result<(), WriteError> {
-        while self.segments.len() - first > MERGE_ABOVE || self.segments.len() >= MAX_SEGMENTS {
+    fn merge_tail(&mut self, first: usize, above: usize) -> Result<(), WriteError> {
+        while self.segments.len() - first > above {
             let sizes: Vec<u64> = self.manifest.segments[first..]
                 .iter()
                 .map(|entry| entry.bytes)

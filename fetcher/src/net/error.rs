@@ -328,6 +328,12 @@ fn tls_reason(error: &rustls::Error) -> String {
 
 /// Makes a library's message a fragment of one line: lower case at the start, no errno, nothing unprintable.
 fn tidy(text: &str) -> String {
+    if let Some(tunnel) = text.strip_prefix("tunnel error: ") {
+        return match tunnel {
+            "unsuccessful" => "the proxy opened no tunnel".into(),
+            other => format!("the proxy opened no tunnel: {other}"),
+        };
+    }
     let text = text.split(" (os error ").next().unwrap_or_default();
     let mut characters = text.chars().map(|character| {
         if character.is_control() {

@@ -1,6 +1,5 @@
 //! One body, from the socket to the sink: read on the calling thread, written and hashed on another.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -42,7 +41,7 @@ pub(super) fn receive(
     thread::scope(|scope| {
         let writer = thread::Builder::new()
             .name("body".into())
-            .spawn_scoped(scope, || write_chunks(&receiver, sink, interrupt))
+            .spawn_scoped(scope, move || write_chunks(receiver, sink, interrupt))
             .map_err(|error| NetError::Setup {
                 reason: format!("no thread: {error}"),
             })?;
@@ -56,9 +55,8 @@ pub(super) fn receive(
         let written = writer
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // A failed sink closes the queue and so ends the reading, whatever that says of it.
-        written.map_err(NetError::Sink)?;
-        read
+        // A writer that stops early closes the queue and so ends the reading; its reason is the one that counts.
+        written.and(read)
     })
 }
 
@@ -150,7 +148,7 @@ fn hand_over(queue: &Sender<Bytes>, chunk: Bytes, interrupt: &AtomicBool) -> Res
             Err(SendTimeoutError::Timeout(chunk)) => waiting = chunk,
             Err(SendTimeoutError::Disconnected(_)) => {
                 return Err(NetError::Other {
-                    reason: "the sink failed".into(),
+                    reason: "the sink ended early".into(),
                 });
             }
         }
@@ -160,17 +158,18 @@ fn hand_over(queue: &Sender<Bytes>, chunk: Bytes, interrupt: &AtomicBool) -> Res
     }
 }
 
-/// Drains the queue into the sink, until the reader hangs up, the sink fails or the user wants to stop.
+/// Drains the queue into the sink, until the reader hangs up, the sink fails or the user wants to stop. The queue closes
+/// with it, by which the reader learns of a failure.
 fn write_chunks(
-    queue: &Receiver<Bytes>,
+    queue: Receiver<Bytes>,
     sink: &mut (dyn BodySink + Send),
     interrupt: &AtomicBool,
-) -> io::Result<()> {
+) -> Result<(), NetError> {
     for chunk in queue {
         if interrupt.load(Ordering::Relaxed) {
-            break;
+            return Err(NetError::Interrupted);
         }
-        sink.write(&chunk)?;
+        sink.write(&chunk).map_err(NetError::Sink)?;
     }
     Ok(())
 }

@@ -110,7 +110,7 @@ fn warn_unusable(error: &OpenError, quiet: bool) {
 /// Returns where the files of an index's root are: as a store was named on the command line, else as recorded by
 /// someone whom we trust, else the root's own path.
 fn real_path(index: &Index, root: &Root, named: &[RootArg]) -> PathBuf {
-    let stores = named.iter().filter_map(|named| match named {
+    let mut stores = named.iter().filter_map(|named| match named {
         RootArg::Store(store) if Root::store(&store.logical).id() == root.id() => {
             Some(store.real.clone())
         }
@@ -121,7 +121,7 @@ fn real_path(index: &Index, root: &Root, named: &[RootArg]) -> PathBuf {
         real.filter(|_| root.kind() == RootKind::Store && index.root_is_trusted())
     };
     stores
-        .last()
+        .next_back()
         .or_else(recorded)
         .unwrap_or_else(|| root.path().to_owned())
 }

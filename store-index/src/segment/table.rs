@@ -71,8 +71,14 @@ impl Table {
         if self.asked.fetch_add(1, Ordering::Relaxed) == KEEP_AFTER {
             self.keep(source)?;
         }
+        let (mut low, end) = self.bucket(source, digest)?;
+        if let Some(records) = self.records.get() {
+            let len = self.shape.len();
+            let bucket = &records[low as usize * len..end as usize * len];
+            return self.find_in(bucket, low, digest, &mut each).map(drop);
+        }
         let mut window = [0; WINDOW_LEN];
-        let (mut low, mut high) = self.bucket(source, digest)?;
+        let mut high = end;
         while high - low > WINDOW_RECORDS {
             let middle = low.midpoint(high);
             let record = self.read(source, middle, 1, &mut window)?;
@@ -82,21 +88,46 @@ impl Table {
                 high = middle
             }
         }
-        // A run of equal digests may begin in this window, at its end too, and go on past it.
-        let last = self.section.count.min(high.saturating_add(MAX_EQUAL));
-        while low < last {
-            let count = (last - low).min(WINDOW_RECORDS);
+        // Equal digests share a bucket, so that they end where it ends.
+        let end = end.min(low.saturating_add(MAX_EQUAL));
+        while low < end {
+            let count = (end - low).min(WINDOW_RECORDS);
             let records = self.read(source, low, count, &mut window)?;
-            for (position, record) in (low..).zip(records.chunks_exact(self.shape.len())) {
-                match record[..self.shape.digest].cmp(digest) {
-                    std::cmp::Ordering::Less => {}
-                    std::cmp::Ordering::Equal if each(position, self.payload(record))? => {}
-                    _ => return Ok(()),
-                }
+            if !self.find_in(records, low, digest, &mut each)? {
+                break;
             }
             low += count;
         }
         Ok(())
+    }
+
+    /// Goes through the equal digests in some records, the first of which has a position. Returns true if there may
+    /// be more behind them.
+    fn find_in(
+        &self,
+        records: &[u8],
+        first: u64,
+        digest: &[u8],
+        each: &mut impl FnMut(u64, u64) -> Result<bool, SegmentError>,
+    ) -> Result<bool, SegmentError> {
+        let len = self.shape.len();
+        let record = |at: usize| &records[at * len..(at + 1) * len];
+        let (mut low, mut high) = (0, records.len() / len);
+        while low < high {
+            let middle = low.midpoint(high);
+            if &record(middle)[..self.shape.digest] < digest {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        for at in low..(records.len() / len).min(low + MAX_EQUAL as usize) {
+            let equal = &record(at)[..self.shape.digest] == digest;
+            if !equal || !each(first + at as u64, self.payload(record(at)))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns the payload of a record.
@@ -134,7 +165,7 @@ impl Table {
 
     /// Reads some records, at most a window of them, which lie in the table.
     fn read<'a>(
-        &'a self,
+        &self,
         source: &Source,
         first: u64,
         count: u64,
@@ -142,9 +173,6 @@ impl Table {
     ) -> Result<&'a [u8], SegmentError> {
         let start = first * self.shape.len() as u64;
         let len = count as usize * self.shape.len();
-        if let Some(records) = self.records.get() {
-            return Ok(&records[start as usize..start as usize + len]);
-        }
         source.read(&mut buffer[..len], self.section.offset + start)?;
         Ok(&buffer[..len])
     }

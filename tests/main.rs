@@ -1,0 +1,10 @@
+//! The programs as people run them, on real stores and real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod content_addresses;
+mod crash;
+mod network;
+mod nix_store;
+mod support;

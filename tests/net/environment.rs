@@ -1,0 +1,473 @@
+//! What the environment decides: trusted certificates and proxies. Each case runs in a process of its own, since a
+//! program's environment cannot be changed safely while its threads run.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fetcher::net::{Client, Limits};
+
+use crate::server::{Answer, Server};
+use crate::{Kept, LIMITS, skipped};
+
+/// Names the URL that the child is to get.
+const CHILD_URL: &str = "FETCH_TESTS_CHILD_URL";
+
+/// Set if the child is to give up connecting soon.
+const CHILD_HURRIES: &str = "FETCH_TESTS_CHILD_HURRIES";
+
+/// What a child must not inherit.
+const CLEARED: [&str; 11] = [
+    "NIX_SSL_CERT_FILE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+];
+
+/// The child's side of [`get_in`]; alone it does nothing.
+#[test]
+#[ignore = "run by the other tests, in a process of its own"]
+fn child() {
+    let Ok(url) = std::env::var(CHILD_URL) else {
+        return;
+    };
+    let hurries = std::env::var_os(CHILD_HURRIES).is_some();
+    let limits = if hurries {
+        Limits {
+            connect_timeout: Duration::from_millis(500),
+            ..LIMITS
+        }
+    } else {
+        LIMITS
+    };
+    let mut kept = Kept::default();
+    let result = Client::new(limits)
+        .unwrap()
+        .get(&crate::url(&url), &mut kept, &false.into());
+    let outcome = match result {
+        Ok(_) => format!("delivered {}", String::from_utf8(kept.bytes).unwrap()),
+        Err(error) => format!("failed: {error}"),
+    };
+    // By hand: `println` is caught by the test runner.
+    writeln!(std::io::stdout(), "\nOUTCOME {outcome}").unwrap();
+}
+
+/// Gets a URL in a process with these variables, and returns `delivered BODY` or `failed: REASON`.
+fn get_in(variables: &[(&str, &str)], url: &str) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "net::environment::child",
+        "--ignored",
+        "--nocapture",
+    ]);
+    for name in CLEARED {
+        command.env_remove(name);
+    }
+    let output = command
+        .envs(variables.iter().copied())
+        .env(CHILD_URL, url)
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let outcome = stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("OUTCOME "));
+    outcome
+        .unwrap_or_else(|| panic!("{stdout}{}", String::from_utf8_lossy(&output.stderr)))
+        .to_owned()
+}
+
+#[test]
+fn a_proxy_from_the_environment_is_used() {
+    let proxy = Server::with("http://origin.invalid/a", Answer::body("by proxy"));
+    let address = format!("http://me:secret@127.0.0.1:{}", proxy.port());
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        assert_eq!(
+            get_in(&[(name, &address)], "http://origin.invalid/a"),
+            "delivered by proxy",
+            "{name}"
+        );
+    }
+    let requests = proxy.requests();
+    assert_eq!(requests.len(), 4);
+    assert_eq!(requests[0].line, "GET http://origin.invalid/a HTTP/1.1");
+    assert_eq!(
+        requests[0].header("proxy-authorization"),
+        Some("Basic bWU6c2VjcmV0")
+    ); // me:secret
+}
+
+#[test]
+fn no_proxy_is_heeded() {
+    let proxy = Server::start();
+    let origin = Server::with("/a", Answer::body("direct"));
+    let address = format!("http://127.0.0.1:{}", proxy.port());
+    for name in ["no_proxy", "NO_PROXY"] {
+        let variables = [
+            ("http_proxy", address.as_str()),
+            (name, "example.org,127.0.0.0/8"),
+        ];
+        assert_eq!(
+            get_in(&variables, &origin.url("/a")),
+            "delivered direct",
+            "{name}"
+        );
+    }
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[test]
+fn https_goes_through_a_tunnel() {
+    let proxy = Server::start();
+    for name in ["https_proxy", "HTTPS_PROXY"] {
+        let address = format!("http://127.0.0.1:{}", proxy.port());
+        let outcome = get_in(&[(name, &address)], "https://origin.invalid/a?token=secret");
+        assert_eq!(outcome, "failed: the proxy opened no tunnel");
+    }
+    let lines: Vec<_> = proxy
+        .requests()
+        .into_iter()
+        .map(|request| request.line)
+        .collect();
+    assert_eq!(lines, ["CONNECT origin.invalid:443 HTTP/1.1"; 2]);
+}
+
+#[test]
+fn a_socks_proxy_is_not_spoken_to_in_http() {
+    let proxy = Server::start();
+    let address = format!("socks5h://127.0.0.1:{}", proxy.port());
+    // The server sees no HTTP and waits for more; the interest is in what it was sent.
+    let outcome = get_in(
+        &[("all_proxy", &address), (CHILD_HURRIES, "1")],
+        "http://origin.invalid/a",
+    );
+    assert!(
+        outcome.starts_with("failed: connecting timed out"),
+        "{outcome}"
+    );
+    assert_eq!((proxy.connections(), proxy.requests().len()), (1, 0));
+}
+
+#[test]
+fn certificates_are_verified() {
+    let Some(tls) = TlsServer::start("certificates_are_verified") else {
+        return;
+    };
+    let (ours, other) = (tls.path("ca.pem"), tls.path("other-ca.pem"));
+    let (ours, other) = (ours.to_str().unwrap(), other.to_str().unwrap());
+
+    for variables in [
+        &[("SSL_CERT_FILE", ours)][..],
+        &[("NIX_SSL_CERT_FILE", ours), ("SSL_CERT_FILE", other)],
+        // What Nix sets in pure shells.
+        &[
+            ("NIX_SSL_CERT_FILE", "/no-cert-file.crt"),
+            ("SSL_CERT_FILE", ours),
+        ],
+        // The machine's own roots, asked once the embedded ones do not know the issuer.
+        &[("SSL_CERT_DIR", tls.path("roots").to_str().unwrap())],
+    ] {
+        assert_eq!(
+            get_in(variables, &tls.url(GOOD, "/a")),
+            "delivered over TLS",
+            "{variables:?}"
+        );
+    }
+
+    let unknown = "failed: certificate is from an unknown issuer";
+    assert_eq!(
+        get_in(&[("SSL_CERT_FILE", other)], &tls.url(GOOD, "/a")),
+        unknown
+    );
+    assert_eq!(
+        get_in(
+            &[("NIX_SSL_CERT_FILE", other), ("SSL_CERT_FILE", ours)],
+            &tls.url(GOOD, "/a")
+        ),
+        unknown
+    );
+    let empty = tls.path("empty");
+    assert_eq!(
+        get_in(
+            &[("SSL_CERT_DIR", empty.to_str().unwrap())],
+            &tls.url(GOOD, "/a")
+        ),
+        unknown
+    );
+
+    let ours = [("SSL_CERT_FILE", ours)];
+    assert_eq!(
+        get_in(&ours, &tls.url(EXPIRED, "/a")),
+        "failed: certificate has expired"
+    );
+    assert_eq!(
+        get_in(&ours, &tls.url(ELSEWHERE, "/a")),
+        "failed: certificate is for another host"
+    );
+    assert_eq!(
+        get_in(&ours, &tls.url(PLAIN, "/a")),
+        "failed: the server does not speak TLS"
+    );
+
+    let nothing = tls.path("leaf.csr");
+    let outcome = get_in(
+        &[("SSL_CERT_FILE", nothing.to_str().unwrap())],
+        &tls.url(GOOD, "/a"),
+    );
+    assert_eq!(
+        outcome,
+        format!("failed: no certificates in {}", nothing.display())
+    );
+}
+
+#[test]
+fn https_is_never_downgraded() {
+    let Some(tls) = TlsServer::start("https_is_never_downgraded") else {
+        return;
+    };
+    let ours = tls.path("ca.pem");
+    let ours = [("SSL_CERT_FILE", ours.to_str().unwrap())];
+    assert_eq!(
+        get_in(&ours, &tls.url(GOOD, "/down")),
+        "failed: redirect from https to http"
+    );
+    // The other way is welcome.
+    let plain = Server::with("/up", Answer::redirect(302, &tls.url(GOOD, "/a")));
+    assert_eq!(get_in(&ours, &plain.url("/up")), "delivered over TLS");
+    let log = fs_err::read_to_string(tls.path("access.log")).unwrap();
+    assert_eq!(
+        log.lines().collect::<Vec<_>>(),
+        ["GET /down HTTP/2.0", "GET /a HTTP/2.0"]
+    );
+}
+
+/// Which of the ports of a [`TlsServer`].
+const GOOD: usize = 0;
+const EXPIRED: usize = 1;
+const ELSEWHERE: usize = 2;
+/// Speaks plain HTTP.
+const PLAIN: usize = 3;
+
+/// An nginx with certificates of a test CA; stopped when dropped.
+struct TlsServer {
+    folder: tempfile::TempDir,
+    ports: Vec<u16>,
+    nginx: Child,
+}
+
+impl TlsServer {
+    /// Starts it; `None`, said aloud, where a program is missing.
+    fn start(test: &str) -> Option<Self> {
+        for program in ["openssl", "nginx"] {
+            if Command::new(program)
+                .arg("-h")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_err()
+            {
+                skipped(test, &format!("needs the program {program}"));
+                return None;
+            }
+        }
+        let folder = tempfile::Builder::new()
+            .prefix("fetch-test-")
+            .tempdir()
+            .unwrap();
+        make_certificates(folder.path());
+        // All held at once, so that they differ; another program may still take one before nginx does.
+        let held: Vec<_> = (0..4)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let ports: Vec<_> = held
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
+        drop(held);
+        fs_err::write(
+            folder.path().join("nginx.conf"),
+            nginx_conf(folder.path(), &ports),
+        )
+        .unwrap();
+        let nginx = Command::new("nginx")
+            .args([
+                "-p",
+                folder.path().to_str().unwrap(),
+                "-c",
+                "nginx.conf",
+                "-e",
+                "error.log",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            folder,
+            ports,
+            nginx,
+        };
+        let started = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", server.ports[PLAIN])).is_err() {
+            assert!(server.nginx.try_wait().unwrap().is_none(), "nginx ended");
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "nginx does not answer"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(server)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn url(&self, port: usize, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.ports[port])
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        // The master ends its workers on SIGTERM; on SIGKILL it would leave them.
+        let pid = rustix::process::Pid::from_child(&self.nginx);
+        let killed = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        assert!(killed.is_ok() || std::thread::panicking(), "nginx was gone");
+        drop(self.nginx.wait());
+    }
+}
+
+fn openssl(folder: &Path, args: &[&str]) -> String {
+    let output = Command::new("openssl")
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "openssl {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Makes two CAs, of which the first signs a good, an expired and a foreign certificate, all for one key.
+fn make_certificates(folder: &Path) {
+    for (name, content) in [
+        ("index.txt", ""),
+        (
+            "ca.cnf",
+            "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\n\
+             policy=p\nunique_subject=no\n[p]\ncommonName=supplied\n",
+        ),
+        ("here.ext", "subjectAltName=IP:127.0.0.1\n"),
+        ("elsewhere.ext", "subjectAltName=DNS:elsewhere.test\n"),
+        ("a", "over TLS"),
+    ] {
+        fs_err::write(folder.join(name), content).unwrap();
+    }
+    let key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    for (name, subject) in [("ca", "/CN=Test CA"), ("other-ca", "/CN=Other CA")] {
+        let (key_file, certificate) = (format!("{name}.key"), format!("{name}.pem"));
+        let own = [
+            "req",
+            "-x509",
+            "-days",
+            "2",
+            "-subj",
+            subject,
+            "-keyout",
+            &key_file,
+            "-out",
+            &certificate,
+        ];
+        openssl(folder, &[&own[..], &key].concat());
+    }
+    let request = [
+        "req", "-subj", "/CN=leaf", "-keyout", "leaf.key", "-out", "leaf.csr",
+    ];
+    openssl(folder, &[&request[..], &key].concat());
+    for (certificate, extensions, end) in [
+        ("good.pem", "here.ext", "20491231235959Z"),
+        ("expired.pem", "here.ext", "20200102000000Z"),
+        ("elsewhere.pem", "elsewhere.ext", "20491231235959Z"),
+    ] {
+        let own = [
+            "ca", "-batch", "-notext", "-config", "ca.cnf", "-cert", "ca.pem", "-keyfile", "ca.key",
+        ];
+        let leaf = [
+            "-in",
+            "leaf.csr",
+            "-out",
+            certificate,
+            "-extfile",
+            extensions,
+        ];
+        openssl(
+            folder,
+            &[
+                &own[..],
+                &leaf,
+                &["-startdate", "20200101000000Z", "-enddate", end],
+            ]
+            .concat(),
+        );
+    }
+    // A folder of roots as the system has it: files are found by the hash of their subject.
+    let hash = openssl(folder, &["x509", "-in", "ca.pem", "-noout", "-hash"]);
+    fs_err::create_dir(folder.join("empty")).unwrap();
+    fs_err::create_dir(folder.join("roots")).unwrap();
+    fs_err::copy(
+        folder.join("ca.pem"),
+        folder.join("roots").join(format!("{hash}.0")),
+    )
+    .unwrap();
+}
+
+fn nginx_conf(folder: &Path, ports: &[u16]) -> String {
+    let folder = folder.display();
+    // As root the workers would become somebody who cannot enter the test's folder.
+    let user = if rustix::process::geteuid().is_root() {
+        "user root root;"
+    } else {
+        ""
+    };
+    let mut conf = format!(
+        "{user}\ndaemon off;\nworker_processes 1;\npid nginx.pid;\nevents {{ worker_connections 64; }}\nhttp {{\n\
+         log_format short '$request';\naccess_log {folder}/access.log short;\n\
+         client_body_temp_path {folder}/body;\nproxy_temp_path {folder}/proxy;\nfastcgi_temp_path {folder}/fastcgi;\n\
+         uwsgi_temp_path {folder}/uwsgi;\nscgi_temp_path {folder}/scgi;\nroot {folder};\n\
+         server {{ listen 127.0.0.1:{}; }}\n",
+        ports[PLAIN]
+    );
+    for (port, certificate) in [
+        (GOOD, "good"),
+        (EXPIRED, "expired"),
+        (ELSEWHERE, "elsewhere"),
+    ] {
+        conf.push_str(&format!(
+            "server {{ listen 127.0.0.1:{} ssl http2; ssl_certificate {folder}/{certificate}.pem; \
+             ssl_certificate_key {folder}/leaf.key; location /down {{ return 302 http://127.0.0.1/a; }} }}\n",
+            ports[port]
+        ));
+    }
+    conf.push_str("}\n");
+    conf
+}

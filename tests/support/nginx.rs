@@ -1,0 +1,167 @@
+//! A real nginx on a free port of the loopback.
+
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::{TestEnv, wait_until};
+
+/// The programs an [`Nginx`] needs; see [`super::lacks`].
+pub(crate) const NGINX: &[&str] = &["nginx"];
+
+/// A server of the files below `www`; stopped when dropped.
+#[derive(Debug)]
+pub(crate) struct Nginx {
+    child: Child,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Nginx {
+    /// Serves `www` of the test's folder.
+    pub(crate) fn new(env: &TestEnv) -> Self {
+        Self::configured(env, "")
+    }
+
+    /// The same with more lines in the `server` block.
+    pub(crate) fn configured(env: &TestEnv, server: &str) -> Self {
+        let folder = env.path("nginx");
+        for name in ["www", "nginx/tmp"] {
+            fs_err::create_dir_all(env.path(name)).unwrap();
+        }
+        // Another process may take the port between our look and nginx's start: then the next one.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
+            env.write(
+                "nginx/nginx.conf",
+                configuration(&folder, &env.path("www"), port, server),
+            );
+            let child = Command::new("nginx")
+                .args([
+                    "-p",
+                    folder.to_str().unwrap(),
+                    "-c",
+                    "nginx.conf",
+                    "-e",
+                    "error.log",
+                ])
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut nginx = Self {
+                child,
+                port,
+                folder: folder.clone(),
+            };
+            let mut ended = None;
+            wait_until("nginx answers", || {
+                ended = nginx.child.try_wait().unwrap();
+                ended.is_some() || TcpStream::connect(("127.0.0.1", port)).is_ok()
+            });
+            if ended.is_none() {
+                return nginx;
+            }
+            let mut said = String::new();
+            nginx
+                .child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut said)
+                .unwrap();
+            assert!(said.contains("Address already in use"), "nginx: {said}");
+        }
+        panic!("no free port in five tries");
+    }
+
+    /// Returns the URL of a path that begins with a slash.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The same with user and password.
+    pub(crate) fn url_with_user(&self, user: &str, path: &str) -> String {
+        format!("http://{user}@127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Returns the port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the request lines so far, each with the status it got, e.g. `GET /a HTTP/1.1 200`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = self.folder.join("access.log");
+        if !log.exists() {
+            return Vec::new();
+        }
+        fs_err::read_to_string(log)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // The master ends its workers on SIGTERM; on SIGKILL it would leave them.
+        let ended = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        );
+        // It may be gone already: the port was taken.
+        let _gone: Result<(), rustix::io::Errno> = ended;
+        self.child.wait().unwrap();
+    }
+}
+
+fn configuration(folder: &Path, www: &Path, port: u16, server: &str) -> String {
+    let folder = folder.display();
+    // As root the workers would become somebody who cannot enter the test's folder.
+    let user = if super::is_root() {
+        "user root root;"
+    } else {
+        ""
+    };
+    format!(
+        r#"{user}
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 128; }}
+http {{
+    log_format request '$request $status';
+    access_log {folder}/access.log request;
+    client_body_temp_path {folder}/tmp/body;
+    proxy_temp_path {folder}/tmp/proxy;
+    fastcgi_temp_path {folder}/tmp/fastcgi;
+    uwsgi_temp_path {folder}/tmp/uwsgi;
+    scgi_temp_path {folder}/tmp/scgi;
+    default_type application/octet-stream;
+    server {{
+        listen 127.0.0.1:{port};
+        root {www};
+        location /slow/ {{ alias {www}/; limit_rate 200k; }}
+        location /gone/ {{ return 410; }}
+        location /broken/ {{ return 500; }}
+        location /redirect/ {{ rewrite ^/redirect/(.*)$ /$1 redirect; }}
+        location /loop/ {{ rewrite ^/loop/(.*)$ /loop/$1 redirect; }}
+        location /private/ {{ alias {www}/; auth_basic "private"; auth_basic_user_file {folder}/users; }}
+        {server}
+    }}
+}}
+"#,
+        www = www.display()
+    )
+}
