@@ -7,4 +7,5 @@ mod content_addresses;
 mod crash;
 mod network;
 mod nix_store;
+mod repositories;
 mod support;
