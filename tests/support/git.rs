@@ -4,6 +4,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use store_index::digest::Algorithm;
+use store_index::hash_text::parse;
+
 use super::TestEnv;
 
 /// The programs that a [`Repository`] and its oracle need; see [`super::lacks`].
@@ -170,11 +173,12 @@ impl Repository {
 #[track_caller]
 pub(crate) fn nar_of(path: &Path) -> String {
     let output = Command::new("nix-hash")
-        .args(["--type", "sha256", "--base64"])
+        .args(["--type", "sha256"])
         .arg(path)
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let hash = String::from_utf8(output.stdout).unwrap();
-    format!("sha256-{}", hash.trim_end())
+    let hex = String::from_utf8(output.stdout).unwrap();
+    let hash = parse(hex.trim_end(), Some(Algorithm::Sha256)).unwrap();
+    hash.digest.to_sri()
 }

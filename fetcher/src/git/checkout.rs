@@ -209,7 +209,14 @@ impl Walker<'_> {
             EntryKind::Tree => self.directory(below, depth + 1)?,
             EntryKind::Commit => {
                 self.submodules += 1;
-                self.visit(|visitor| visitor.submodule(entry.id.as_bytes()))?;
+                let is_raw = self.attributes.is_none();
+                self.visit(|visitor| {
+                    if is_raw {
+                        return visitor.submodule(entry.id.as_bytes());
+                    }
+                    visitor.directory_start()?;
+                    visitor.directory_end()
+                })?;
             }
             EntryKind::Link => self.symlink(entry)?,
             EntryKind::Blob => self.file(entry, false)?,

@@ -53,7 +53,14 @@ pub(super) struct Database {
 #[derive(Debug)]
 struct Store {
     objects: Folder,
-    packs: OnceCell<Vec<Pack>>,
+    packs: OnceCell<Packs>,
+}
+
+#[derive(Debug, Default)]
+struct Packs {
+    usable: Vec<Pack>,
+    /// Why another cannot be used.
+    trouble: Option<String>,
 }
 
 /// Bases of deltas, by store, pack and offset.
@@ -98,6 +105,13 @@ impl Database {
             stores: stores.collect(),
             left_out,
             cache: RefCell::default(),
+        }
+    }
+
+    /// Closes all files; they are opened again when they are needed.
+    pub(super) fn close(&mut self) {
+        for store in &mut self.stores {
+            store.packs = OnceCell::new();
         }
     }
 
@@ -147,8 +161,13 @@ impl Database {
         let mut trouble = None;
         for (store, place) in self.stores.iter().enumerate() {
             match place.packs() {
-                Ok(packs) => {
-                    for (number, pack) in packs.iter().enumerate() {
+                Ok(Packs {
+                    usable,
+                    trouble: unusable,
+                }) => {
+                    let damaged = unusable.as_deref().map(corrupt);
+                    trouble = damaged.or(trouble);
+                    for (number, pack) in usable.iter().enumerate() {
                         let answer = pack.offset_of(id).and_then(|offset| {
                             let at = |offset| Packed {
                                 store,
@@ -253,7 +272,7 @@ fn too_long() -> io::Error {
 }
 
 impl Store {
-    fn packs(&self) -> io::Result<&[Pack]> {
+    fn packs(&self) -> io::Result<&Packs> {
         if let Some(packs) = self.packs.get() {
             return Ok(packs);
         }
@@ -263,19 +282,22 @@ impl Store {
             Err(error) if is_absent(&error) => Vec::new(),
             Err(error) => return Err(error),
         };
-        let mut packs = Vec::new();
+        let mut packs = Packs::default();
         for (name, _) in &entries {
             let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(".idx")) else {
                 continue;
             };
-            if packs.len() >= MAX_PACKS {
+            if packs.usable.len() >= MAX_PACKS {
                 return Err(corrupt(format!(
                     "{} has more than {MAX_PACKS} packs; git gc makes them fewer",
                     folder.location().display()
                 )));
             }
             // One bad index must not hide the others.
-            packs.extend(Pack::open(&folder, stem));
+            match Pack::open(&folder, stem) {
+                Ok(pack) => packs.usable.push(pack),
+                Err(error) => packs.trouble = Some(error.to_string()),
+            }
         }
         Ok(self.packs.get_or_init(|| packs))
     }

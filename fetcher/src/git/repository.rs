@@ -123,6 +123,11 @@ impl Repository {
         self.git_dir.location()
     }
 
+    /// Closes all files, so that many repositories can be remembered.
+    pub(crate) fn close(&mut self) {
+        self.database.close();
+    }
+
     /// Returns why an object may be missing, if that is known.
     pub(crate) fn left_out(&self) -> Option<&str> {
         self.database.left_out()

@@ -51,28 +51,24 @@ struct Repositories {
 impl Repositories {
     /// Returns what a repository has of a request, the likeliest first.
     fn ask(&self, found: &Folder, request: &Request) -> io::Result<Vec<Checkout>> {
-        let repository = Rc::new(Repository::open(found, &self.roots)?);
-        let checkout = |tree, form| Checkout {
-            repository: Rc::clone(&repository),
-            tree,
-            form,
-        };
-        if let Some(tree) = wanted_tree(request)
-            && repository.has_tree(&tree)?
-        {
-            return Ok(vec![checkout(tree, Form::Raw)]);
-        }
-        let trees = match &request.git {
-            Some(git) => repository.trees_of(&git.revision)?,
-            None => Vec::new(),
+        let mut repository = Repository::open(found, &self.roots)?;
+        let wanted = wanted_tree(request);
+        let (trees, form) = match (wanted, &request.git) {
+            (Some(tree), _) if repository.has_tree(&tree)? => (vec![tree], Form::Raw),
+            (_, Some(git)) => (repository.trees_of(&git.revision)?, Form::Converted),
+            (_, None) => (Vec::new(), Form::Raw),
         };
         if let (true, Some(reason)) = (trees.is_empty(), repository.left_out()) {
             return Err(io::Error::new(io::ErrorKind::NotFound, reason));
         }
-        Ok(trees
-            .into_iter()
-            .map(|tree| checkout(tree, Form::Converted))
-            .collect())
+        repository.close();
+        let repository = Rc::new(repository);
+        let checkout = |tree| Checkout {
+            repository: Rc::clone(&repository),
+            tree,
+            form,
+        };
+        Ok(trees.into_iter().map(checkout).collect())
     }
 }
 
