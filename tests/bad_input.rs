@@ -242,8 +242,10 @@ fn outputs_that_are_taken() {
     ] {
         let report = fetch(name).json(7);
         assert_eq!(report.object["output"], env.out(name).to_str().unwrap());
+        // A folder that holds something is never replaced, so nobody is told to force it.
+        let way_out = if name == "folder" { "-o" } else { "--force" };
         assert!(
-            report.stderr.contains(name) && report.stderr.contains("--force"),
+            report.stderr.contains(name) && report.stderr.contains(way_out),
             "{}",
             report.stderr
         );
@@ -347,7 +349,7 @@ fn a_folder_that_cannot_be_written() {
     let outcome = env
         .fetch_hash(HELLO)
         .arg(nginx.url("/hello"))
-        .as_nobody()
+        .by_nobody()
         .go();
     fs_err::set_permissions(env.path("out"), std::fs::Permissions::from_mode(0o755)).unwrap();
     refused(
@@ -506,7 +508,7 @@ fn stores_that_cannot_be_listed() {
         .fetch_hash(HELLO)
         .args(["--offline", "--name", "x", "--store"])
         .arg(&store)
-        .as_nobody()
+        .by_nobody()
         .go();
     let by_default = env.fetch([
         "--no-media",
@@ -519,7 +521,7 @@ fn stores_that_cannot_be_listed() {
     ]);
     let by_default = by_default
         .variable("NIX_STORE_DIR", &store)
-        .as_nobody()
+        .by_nobody()
         .go();
     fs_err::set_permissions(&store, std::fs::Permissions::from_mode(0o755)).unwrap();
     refused(named, 7, &[store.to_str().unwrap(), "ermission"]);
@@ -605,6 +607,30 @@ fn an_index_of_a_folder_finds_it() {
     }
 }
 
+/// Without an index a named folder is still looked into by name.
+#[test]
+fn a_folder_without_an_index() {
+    let env = TestEnv::new();
+    env.write("folder/hello.txt", "hello\n");
+    env.write("folder/wrong.txt", "other\n");
+    let fetch = |name: &str| {
+        let run = env
+            .fetch_hash(HELLO)
+            .args(["--offline", "--name", name, "--media"]);
+        run.arg(env.path("folder"))
+    };
+    let report = fetch("hello.txt").json(0);
+    assert_eq!(report.kind(), "media");
+    assert_eq!(
+        report.location(),
+        env.path("folder/hello.txt").to_str().unwrap()
+    );
+    fetch("wrong.txt")
+        .json(3)
+        .tried("media", "mismatch", "folder/wrong.txt");
+    fetch("missing.txt").json(3);
+}
+
 #[test]
 fn an_index_cut_short_anywhere() {
     let env = TestEnv::new();
@@ -686,6 +712,51 @@ fn a_damaged_index_is_rebuilt_by_an_update() {
                 .exits(0);
         }
     }
+}
+
+/// An index of a later format is refused with what to do, and left as it is.
+#[test]
+fn an_index_of_a_newer_version() {
+    let env = TestEnv::new();
+    let (index, [wanted, ..]) = indexed_folder(&env);
+    let lookup = || {
+        env.store_index(["lookup", &sri(&wanted), "--index"])
+            .arg(&index)
+            .go()
+    };
+    lookup().exits(0);
+    let whole: Vec<_> = files_below(&index)
+        .into_iter()
+        .filter(|file| !file.ends_with("lock"))
+        .map(|file| (fs_err::read(&file).unwrap(), file))
+        .collect();
+    for (bytes, file) in &whole {
+        let mut newer = bytes.clone();
+        if file.ends_with("manifest") {
+            // docs/index-format.md: the version is the word after the name.
+            assert!(newer.starts_with(b"store-index 1 "));
+            newer[12] = b'2';
+        } else {
+            // The version is a little-endian number behind eight bytes of magic.
+            assert_eq!(newer[8..12], 1u32.to_le_bytes());
+            newer[8] = 2;
+        }
+        fs_err::write(file, &newer).unwrap();
+        let outcome = right_or_missed(&env, &index, &wanted, "newer");
+        outcome.exits(3).says("version 2").says("rebuild");
+        lookup().exits(3).says("version 2").says("rebuild");
+        env.store_index(["check", "--index"])
+            .arg(&index)
+            .go()
+            .exits(1);
+        assert_eq!(
+            fs_err::read(file).unwrap(),
+            newer,
+            "nothing was overwritten by looking"
+        );
+        fs_err::write(file, bytes).unwrap();
+    }
+    lookup().exits(0);
 }
 
 #[test]
@@ -933,7 +1004,7 @@ fn an_index_that_cannot_be_written() {
         .store_index(["update", "--index"])
         .arg(place.join("index"))
         .arg(env.path("folder"))
-        .as_nobody()
+        .by_nobody()
         .go();
     fs_err::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).unwrap();
     refused(outcome, 7, &[place.to_str().unwrap(), "ermission"]);
@@ -952,7 +1023,9 @@ fn modes_follow_the_umask_for_outputs_and_not_for_indexes() {
         .go()
         .exits(0);
     for file in files_below(&index) {
-        assert_eq!(mode(&file), 0o644, "{}", file.display());
+        // Whoever can open the lock can take it: it is for the writer alone.
+        let expected = if file.ends_with("lock") { 0o600 } else { 0o644 };
+        assert_eq!(mode(&file), expected, "{}", file.display());
     }
     assert_eq!(mode(&index), 0o755);
     for (umask, expected) in [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)] {
@@ -1025,7 +1098,7 @@ fn nobody_is_nobody() {
     env.store_index(["update", "--index"])
         .arg(&index)
         .arg(env.path("folder"))
-        .as_nobody()
+        .by_nobody()
         .go()
         .exits(0);
     use std::os::unix::fs::MetadataExt as _;

@@ -14,7 +14,11 @@ const MOMENTS: u32 = 30;
 
 /// Kills the run at moments spread over its whole length, and calls `check` after each.
 /// Returns how many of them were in time.
-fn kill_at_many_moments<'env>(start: impl Fn() -> Run<'env>, whole: Duration, mut check: impl FnMut(u32)) -> u32 {
+fn kill_at_many_moments<'env>(
+    start: impl Fn() -> Run<'env>,
+    whole: Duration,
+    mut check: impl FnMut(u32),
+) -> u32 {
     let mut in_time = 0;
     for moment in 0..MOMENTS {
         let running = start().start();
@@ -35,14 +39,27 @@ fn time(run: Run<'_>) -> Duration {
 
 /// The output is absent or right; a run to the end then succeeds and leaves the output alone in its folder.
 #[track_caller]
-fn absent_or_right_then_right(env: &TestEnv, name: &str, right: impl Fn(&Path) -> bool, run: Run<'_>, moment: u32) {
+fn absent_or_right_then_right(
+    env: &TestEnv,
+    name: &str,
+    right: impl Fn(&Path) -> bool,
+    run: Run<'_>,
+    moment: u32,
+) {
     let out = env.out(name);
     if fs_err::symlink_metadata(&out).is_ok() {
-        assert!(right(&out), "a part of the output was published at moment {moment}");
+        assert!(
+            right(&out),
+            "a part of the output was published at moment {moment}"
+        );
     }
     run.go().exits(0);
     assert!(right(&out), "wrong after moment {moment}");
-    assert_eq!(env.outputs(), [name], "left beside the output after moment {moment}");
+    assert_eq!(
+        env.outputs(),
+        [name],
+        "left beside the output after moment {moment}"
+    );
     if out.is_dir() {
         fs_err::remove_dir_all(out).unwrap();
     } else {
@@ -57,18 +74,25 @@ fn killed_while_it_copies_a_file() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    let bytes = noise(1, 100_000_000);
+    let bytes = noise(1, 60_000_000);
     store.add_fixed("sha256", false, &env.write("big", &bytes));
     fs_err::remove_file(env.path("big")).unwrap();
     let hash = sri(&bytes);
-    let fetch = || env.fetch_hash(&hash).args(["--offline", "--name", "copy", "--store"]).arg(store.dir());
+    let fetch = || {
+        env.fetch_hash(&hash)
+            .args(["--offline", "--name", "copy", "--store"])
+            .arg(store.dir())
+    };
     let whole = time(fetch());
     fs_err::remove_file(env.out("copy")).unwrap();
     let right = |path: &Path| fs_err::read(path).unwrap() == bytes;
     let in_time = kill_at_many_moments(fetch, whole, |moment| {
         absent_or_right_then_right(&env, "copy", right, fetch(), moment);
     });
-    assert!(in_time >= MOMENTS / 4, "only {in_time} of {MOMENTS} kills came in time: nothing was tested");
+    assert!(
+        in_time >= MOMENTS / 4,
+        "only {in_time} of {MOMENTS} kills came in time: nothing was tested"
+    );
 }
 
 #[test]
@@ -78,13 +102,18 @@ fn killed_while_it_copies_a_tree() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    for number in 0..2000 {
-        env.write(format!("tree/{}/{number}", number % 40), noise(number, 1000));
+    for number in 0..500 {
+        env.write(
+            format!("tree/{}/{number}", number % 40),
+            noise(number, 1000),
+        );
     }
     let item = store.add(&env.path("tree"));
     let hash = store.nar_hash(&item);
     let fetch = || {
-        let run = env.fetch_hash(&hash).args(["--mode", "nar", "--offline", "--name", "copy", "--store"]);
+        let run =
+            env.fetch_hash(&hash)
+                .args(["--mode", "nar", "--offline", "--name", "copy", "--store"]);
         run.arg(store.dir())
     };
     let whole = time(fetch());
@@ -93,7 +122,10 @@ fn killed_while_it_copies_a_tree() {
     let in_time = kill_at_many_moments(fetch, whole, |moment| {
         absent_or_right_then_right(&env, "copy", right, fetch(), moment);
     });
-    assert!(in_time >= MOMENTS / 4, "only {in_time} of {MOMENTS} kills came in time: nothing was tested");
+    assert!(
+        in_time >= MOMENTS / 4,
+        "only {in_time} of {MOMENTS} kills came in time: nothing was tested"
+    );
 }
 
 #[test]
@@ -112,20 +144,36 @@ fn killed_while_it_downloads() {
     fs_err::remove_file(env.out("big")).unwrap();
     let right = |path: &Path| fs_err::read(path).unwrap() == bytes;
     let in_time = kill_at_many_moments(slow, whole, |moment| {
-        absent_or_right_then_right(&env, "big", right, env.fetch_hash(&hash).arg(nginx.url("/big")), moment);
+        absent_or_right_then_right(
+            &env,
+            "big",
+            right,
+            env.fetch_hash(&hash).arg(nginx.url("/big")),
+            moment,
+        );
     });
-    assert!(in_time >= MOMENTS / 4, "only {in_time} of {MOMENTS} kills came in time: nothing was tested");
+    assert!(
+        in_time >= MOMENTS / 4,
+        "only {in_time} of {MOMENTS} kills came in time: nothing was tested"
+    );
 }
 
 #[test]
 fn killed_while_it_indexes() {
     let env = TestEnv::new();
     for number in 0..1500 {
-        env.write(format!("folder/{}/{number}", number % 30), noise(number, 20_000));
+        env.write(
+            format!("folder/{}/{number}", number % 30),
+            noise(number, 20_000),
+        );
     }
     let [first, last] = [0, 1499].map(|number| sri(&noise(number, 20_000)));
     let folder = env.path("folder");
-    let update = |index: &str| env.store_index(["update", "--index"]).arg(env.path(index)).arg(&folder);
+    let update = |index: &str| {
+        env.store_index(["update", "--index"])
+            .arg(env.path(index))
+            .arg(&folder)
+    };
     let whole = time(update("undisturbed"));
     let in_time = kill_at_many_moments(
         || update("killed"),
@@ -133,19 +181,31 @@ fn killed_while_it_indexes() {
         |moment| {
             // Whatever is there is used or ignored, not believed and not in the way.
             for hash in [&first, &last] {
-                let run = env.fetch_hash(hash).args(["--offline", "--name", "found", "--index"]).arg(env.path("killed"));
+                let run = env
+                    .fetch_hash(hash)
+                    .args(["--offline", "--name", "found", "--index"])
+                    .arg(env.path("killed"));
                 let outcome: Outcome = run.go();
                 let found = outcome.status.code();
-                assert!(found == Some(0) || found == Some(3), "after moment {moment}\n{outcome}");
+                assert!(
+                    found == Some(0) || found == Some(3),
+                    "after moment {moment}\n{outcome}"
+                );
                 if found == Some(0) {
                     fs_err::remove_file(env.out("found")).unwrap();
                 }
             }
             if moment % 3 == 0 {
                 update("killed").go().exits(0);
-                env.store_index(["check", "--index"]).arg(env.path("killed")).go().exits(0);
+                env.store_index(["check", "--index"])
+                    .arg(env.path("killed"))
+                    .go()
+                    .exits(0);
                 for hash in [&first, &last] {
-                    env.store_index(["lookup", hash, "--index"]).arg(env.path("killed")).go().exits(0);
+                    env.store_index(["lookup", hash, "--index"])
+                        .arg(env.path("killed"))
+                        .go()
+                        .exits(0);
                 }
                 assert_eq!(
                     index_files(&env.path("killed")),
@@ -158,7 +218,10 @@ fn killed_while_it_indexes() {
             }
         },
     );
-    assert!(in_time >= MOMENTS / 4, "only {in_time} of {MOMENTS} kills came in time: nothing was tested");
+    assert!(
+        in_time >= MOMENTS / 4,
+        "only {in_time} of {MOMENTS} kills came in time: nothing was tested"
+    );
 }
 
 /// Names and contents of what an index consists of.
@@ -180,8 +243,13 @@ fn interrupted_while_it_downloads() {
     let nginx = Nginx::new(&env);
     let bytes = noise(1, 30_000_000);
     env.write("www/big", &bytes);
-    let mut running = env.fetch_hash(sri(&bytes)).arg(nginx.url("/slow/big")).start();
-    wait_until("the download has begun", || names_in_spools(&env) > 0 || !running.is_running() || connected(&nginx));
+    let mut running = env
+        .fetch_hash(sri(&bytes))
+        .arg(nginx.url("/slow/big"))
+        .start();
+    wait_until("the download has begun", || {
+        names_in_spools(&env) > 0 || !running.is_running() || connected(&nginx)
+    });
     std::thread::sleep(Duration::from_millis(300));
     assert!(running.is_running());
     let asked = Instant::now();
@@ -231,13 +299,15 @@ fn interrupted_while_it_copies() {
     }
     let env = TestEnv::new();
     let store = NixStore::new(&env);
-    for number in 0..1000 {
-        env.write(format!("tree/{number}"), noise(number, 30_000));
+    for number in 0..400 {
+        env.write(format!("tree/{number}"), noise(number, 50_000));
     }
     let item = store.add(&env.path("tree"));
     let hash = store.nar_hash(&item);
     let fetch = || {
-        let run = env.fetch_hash(&hash).args(["--mode", "nar", "--offline", "--name", "copy", "--store"]);
+        let run =
+            env.fetch_hash(&hash)
+                .args(["--mode", "nar", "--offline", "--name", "copy", "--store"]);
         run.arg(store.dir())
     };
     let whole = time(fetch());
@@ -255,43 +325,65 @@ fn interrupted_while_it_copies() {
                 fs_err::remove_dir_all(env.out("copy")).unwrap();
             }
             Some(130) => {
-                assert_eq!(env.outputs(), [""; 0], "left after an interruption at moment {moment}");
+                assert_eq!(
+                    env.outputs(),
+                    [""; 0],
+                    "left after an interruption at moment {moment}"
+                );
                 interrupted += 1;
             }
             _ => panic!("{outcome}"),
         }
     }
-    assert!(interrupted >= MOMENTS / 4, "only {interrupted} of {MOMENTS} interruptions came in time");
+    assert!(
+        interrupted >= MOMENTS / 4,
+        "only {interrupted} of {MOMENTS} interruptions came in time"
+    );
 }
 
 /// Ctrl-C while indexing: what was done stays usable, and the next update ends it.
 #[test]
 fn interrupted_while_it_indexes() {
     let env = TestEnv::new();
-    for number in 0..600 {
+    for number in 0..400 {
         env.write(format!("folder/{number}"), noise(number, 200_000));
     }
     let folder = env.path("folder");
-    let update = |index: &str| env.store_index(["update", "--index"]).arg(env.path(index)).arg(&folder);
+    let update = |index: &str| {
+        env.store_index(["update", "--index"])
+            .arg(env.path(index))
+            .arg(&folder)
+    };
     let whole = time(update("undisturbed"));
     let running = update("index").start();
     std::thread::sleep(whole / 2);
     running.signal(Signal::INT);
     running.wait().exits(130);
     update("index").go().exits(0);
-    assert_eq!(index_files(&env.path("index")), index_files(&env.path("undisturbed")));
+    assert_eq!(
+        index_files(&env.path("index")),
+        index_files(&env.path("undisturbed"))
+    );
 }
 
-/// What an earlier run left behind goes with the next one that has the same output; what is somebody else's stays.
+/// What a killed run left behind goes with the next run in that folder; what is somebody else's stays.
 #[test]
 fn leftovers_are_swept() {
+    if lacks("leftovers_are_swept", NIX, false) {
+        return;
+    }
     let env = TestEnv::new();
-    env.write("folder/hello", "hello\n");
-    let index = env.path("index");
-    env.store_index(["update", "--index"]).arg(&index).arg(env.path("folder")).go().exits(0);
+    let store = NixStore::new(&env);
+    env.write("tree/file", "hello\n");
+    let item = store.add(&env.path("tree"));
+    env.write(
+        "out/.fetch-0123456789abcdef/half/a/tree",
+        "left by a killed run",
+    );
     env.write("out/.fetched-not-ours", "kept");
-    env.write("out/.fetchrc", "kept");
-    let run = env.fetch_hash(sri(b"hello\n")).args(["--offline", "--name", "hello", "--index"]).arg(&index);
-    run.go().exits(0);
-    assert_eq!(env.outputs(), [".fetched-not-ours", ".fetchrc", "hello"]);
+    env.write("out/.fetch-notes", "kept");
+    let run = env.fetch_hash(store.nar_hash(&item));
+    let run = run.args(["--mode", "nar", "--offline", "--name", "copy", "--store"]);
+    run.arg(store.dir()).go().exits(0);
+    assert_eq!(env.outputs(), [".fetch-notes", ".fetched-not-ours", "copy"]);
 }

@@ -30,7 +30,10 @@ use every_accessor::exercise;
 static NO_INTERRUPT: AtomicBool = AtomicBool::new(false);
 
 fn watch() -> Watch<'static> {
-    Watch { interrupt: &NO_INTERRUPT, progress: &NoProgress }
+    Watch {
+        interrupt: &NO_INTERRUPT,
+        progress: &NoProgress,
+    }
 }
 
 fn all_kinds() -> KeySet {
@@ -40,9 +43,22 @@ fn all_kinds() -> KeySet {
 /// One object as a test makes it. Digests are of few distinct values, so that they collide.
 #[derive(Clone, Debug)]
 enum Entry {
-    Link { name: [u8; 32], size: u64, seed: u8 },
-    File { path: String, size: u64, mtime_ns: i64, inode: u64, seed: u8 },
-    Item { digest: [u8; 20], inode: u64 },
+    Link {
+        name: [u8; 32],
+        size: u64,
+        seed: u8,
+    },
+    File {
+        path: String,
+        size: u64,
+        mtime_ns: i64,
+        inode: u64,
+        seed: u8,
+    },
+    Item {
+        digest: [u8; 20],
+        inode: u64,
+    },
 }
 
 fn digest(kind: KeyKind, seed: u8) -> Digest {
@@ -61,16 +77,31 @@ fn digests(kinds: impl IntoIterator<Item = KeyKind>, seed: u8) -> Digests {
 
 /// A link has only that NAR form which is not its name.
 fn link_kinds() -> impl Iterator<Item = KeyKind> {
-    KeyKind::ALL.into_iter().filter(|&kind| kind != KeyKind::NarPlain)
+    KeyKind::ALL
+        .into_iter()
+        .filter(|&kind| kind != KeyKind::NarPlain)
 }
 
 fn batch(entries: &[Entry]) -> Batch {
     let mut batch = Batch::new(all_kinds());
     for entry in entries {
         match entry.clone() {
-            Entry::Link { name, size, seed } => batch.push_link(LinkName(name), size, &digests(link_kinds(), seed)),
-            Entry::File { path, size, mtime_ns, inode, seed } => {
-                let file = IndexedFile { path: path.into_bytes(), size, mtime_ns, inode };
+            Entry::Link { name, size, seed } => {
+                batch.push_link(LinkName(name), size, &digests(link_kinds(), seed))
+            }
+            Entry::File {
+                path,
+                size,
+                mtime_ns,
+                inode,
+                seed,
+            } => {
+                let file = IndexedFile {
+                    path: path.into_bytes(),
+                    size,
+                    mtime_ns,
+                    inode,
+                };
                 batch.push_file(file, &digests(KeyKind::ALL, seed));
             }
             Entry::Item { digest, inode } => batch.push_item(digest, inode),
@@ -92,16 +123,28 @@ fn open(bytes: &[u8]) -> Segment {
 fn any_entry() -> impl Strategy<Value = Entry> {
     let path = proptest::collection::vec("[a-c.-]{1,3}", 1..4)
         .prop_map(|parts| parts.join("/"))
-        .prop_filter("plain", |path| path.split('/').all(|part| !matches!(part, "." | "..")));
+        .prop_filter("plain", |path| {
+            path.split('/').all(|part| !matches!(part, "." | ".."))
+        });
     prop_oneof![
         (any::<u8>(), any::<u8>(), any::<u64>(), 0..12_u8).prop_map(|(first, last, size, seed)| {
             let mut name = [7; 32];
             (name[0], name[31]) = (first, last % 3);
             Entry::Link { name, size, seed }
         }),
-        (path, any::<u64>(), any::<i64>(), any::<u64>(), 0..12_u8)
-            .prop_map(|(path, size, mtime_ns, inode, seed)| Entry::File { path, size, mtime_ns, inode, seed }),
-        (any::<u8>(), any::<u64>()).prop_map(|(byte, inode)| Entry::Item { digest: [byte; 20], inode }),
+        (path, any::<u64>(), any::<i64>(), any::<u64>(), 0..12_u8).prop_map(
+            |(path, size, mtime_ns, inode, seed)| Entry::File {
+                path,
+                size,
+                mtime_ns,
+                inode,
+                seed
+            }
+        ),
+        (any::<u8>(), any::<u64>()).prop_map(|(byte, inode)| Entry::Item {
+            digest: [byte; 20],
+            inode
+        }),
     ]
 }
 
@@ -122,9 +165,22 @@ impl Model {
                 Entry::Link { name, size, seed } => {
                     model.links.insert(name, (size, seed));
                 }
-                Entry::File { path, size, mtime_ns, inode, seed } => {
-                    let file = IndexedFile { path: path.clone().into_bytes(), size, mtime_ns, inode };
-                    model.files.insert(path.replace('/', "\0").into_bytes(), (file, seed));
+                Entry::File {
+                    path,
+                    size,
+                    mtime_ns,
+                    inode,
+                    seed,
+                } => {
+                    let file = IndexedFile {
+                        path: path.clone().into_bytes(),
+                        size,
+                        mtime_ns,
+                        inode,
+                    };
+                    model
+                        .files
+                        .insert(path.replace('/', "\0").into_bytes(), (file, seed));
                 }
                 Entry::Item { digest, inode } => {
                     model.items.insert(digest, inode);
@@ -137,9 +193,14 @@ impl Model {
     /// Reads a segment back through the cursors.
     fn read(segment: &Segment) -> Self {
         let mut seeds: BTreeMap<u32, u8> = BTreeMap::new();
-        let mut cursor = segment.records(SectionKind::Keys(KeyKind::FlatSha256)).unwrap().unwrap();
+        let mut cursor = segment
+            .records(SectionKind::Keys(KeyKind::FlatSha256))
+            .unwrap()
+            .unwrap();
         while let Some(record) = cursor.record() {
-            let seed = (0..12).find(|&seed| digest(KeyKind::FlatSha256, seed).as_bytes() == &record[..32]).unwrap();
+            let seed = (0..12)
+                .find(|&seed| digest(KeyKind::FlatSha256, seed).as_bytes() == &record[..32])
+                .unwrap();
             seeds.insert(u32::from_le_bytes(record[32..].try_into().unwrap()), seed);
             cursor.advance().unwrap();
         }
@@ -147,14 +208,24 @@ impl Model {
         let mut cursor = segment.records(SectionKind::Links).unwrap().unwrap();
         while let Some(record) = cursor.record() {
             let size = u64::from_le_bytes(record[32..].try_into().unwrap());
-            model.links.insert(record[..32].try_into().unwrap(), (size, seeds[&(cursor.position() as u32)]));
+            model.links.insert(
+                record[..32].try_into().unwrap(),
+                (size, seeds[&(cursor.position() as u32)]),
+            );
             cursor.advance().unwrap();
         }
         let (mut files, mut last) = (segment.files().unwrap(), Vec::new());
         while let Some((position, file)) = files.next_file().unwrap() {
-            assert!(position == 0 || compare_paths(&last, &file.path).is_lt(), "files are sorted");
+            assert!(
+                position == 0 || compare_paths(&last, &file.path).is_lt(),
+                "files are sorted"
+            );
             last = file.path.clone();
-            let key = file.path.iter().map(|&byte| if byte == b'/' { 0 } else { byte }).collect();
+            let key = file
+                .path
+                .iter()
+                .map(|&byte| if byte == b'/' { 0 } else { byte })
+                .collect();
             let object = (segment.header().links + position) as u32;
             model.files.insert(key, (file, seeds[&object]));
         }
@@ -169,7 +240,10 @@ impl Model {
 
     /// Finds objects by going through all of them.
     fn scan(&self, kind: KeyKind, wanted: &[u8]) -> Vec<u32> {
-        let links = self.links.values().map(|&(_, seed)| (seed, kind != KeyKind::NarPlain));
+        let links = self
+            .links
+            .values()
+            .map(|&(_, seed)| (seed, kind != KeyKind::NarPlain));
         let files = self.files.values().map(|&(_, seed)| (seed, true));
         (0..)
             .zip(links.chain(files))
@@ -260,7 +334,11 @@ proptest! {
 }
 
 fn some_entries() -> Vec<Entry> {
-    let links = (0..40).map(|n| Entry::Link { name: [n * 5; 32], size: u64::from(n), seed: n % 12 });
+    let links = (0..40).map(|n| Entry::Link {
+        name: [n * 5; 32],
+        size: u64::from(n),
+        seed: n % 12,
+    });
     let files = (0..40).map(|n: u8| Entry::File {
         path: format!("dir{}/file{n}", n % 3),
         size: 5,
@@ -268,7 +346,10 @@ fn some_entries() -> Vec<Entry> {
         inode: 9,
         seed: n % 12,
     });
-    let items = (0..5).map(|n| Entry::Item { digest: [n; 20], inode: 3 });
+    let items = (0..5).map(|n| Entry::Item {
+        digest: [n; 20],
+        inode: 3,
+    });
     links.chain(files).chain(items).collect()
 }
 
@@ -311,7 +392,11 @@ fn huge_numbers_in_a_header_allocate_nothing() {
 fn hostile_dead_lists_harm_nobody() {
     let bytes = write(&some_entries());
     let mut dead = b"stidxded\x01\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0".to_vec();
-    dead.extend([1_u32, 2, u32::MAX].iter().flat_map(|number| number.to_le_bytes()));
+    dead.extend(
+        [1_u32, 2, u32::MAX]
+            .iter()
+            .flat_map(|number| number.to_le_bytes()),
+    );
     exercise(&bytes, Some(&dead));
     for len in 0..dead.len() {
         exercise(&bytes, Some(&dead[..len]));
@@ -327,7 +412,14 @@ fn hostile_dead_lists_harm_nobody() {
 fn index_dir() -> (tempfile::TempDir, PathBuf) {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("index");
-    let mut writer = IndexWriter::open(&directory, &Root::store("/test/store"), Some(all_kinds()), false, watch()).unwrap();
+    let mut writer = IndexWriter::open(
+        &directory,
+        &Root::store("/test/store"),
+        Some(all_kinds()),
+        false,
+        watch(),
+    )
+    .unwrap();
     writer.append(&batch(&some_entries())).unwrap();
     writer.finish(Some(17)).unwrap();
     (temporary, directory)
@@ -341,10 +433,17 @@ fn segment_of(directory: &Path) -> PathBuf {
 fn damaged_indexes_are_errors_that_say_what_to_do() {
     let (_temporary, directory) = index_dir();
     let (segment, manifest) = (segment_of(&directory), directory.join("manifest"));
-    let (good_segment, good_manifest) = (fs_err::read(&segment).unwrap(), fs_err::read(&manifest).unwrap());
+    let (good_segment, good_manifest) = (
+        fs_err::read(&segment).unwrap(),
+        fs_err::read(&manifest).unwrap(),
+    );
     let fails = |what: &str| {
         let error = Index::open(&directory).expect_err(what);
-        assert!(error.hint().contains("store-index update"), "{what}: {}", error.hint());
+        assert!(
+            error.hint().contains("store-index update"),
+            "{what}: {}",
+            error.hint()
+        );
         error
     };
     for len in 0..good_manifest.len() {
@@ -352,7 +451,10 @@ fn damaged_indexes_are_errors_that_say_what_to_do() {
         fails("cut manifest");
     }
     fs_err::write(&manifest, "store-index 2 0\n{}\n").unwrap();
-    assert!(matches!(fails("newer manifest"), OpenError::NewerVersion { version: 2, .. }));
+    assert!(matches!(
+        fails("newer manifest"),
+        OpenError::NewerVersion { version: 2, .. }
+    ));
     fs_err::remove_file(&manifest).unwrap();
     assert!(fails("no manifest").is_absent());
     fs_err::create_dir(&manifest).unwrap();
@@ -378,7 +480,10 @@ fn damaged_indexes_are_errors_that_say_what_to_do() {
 fn a_segment_that_shrinks_while_it_is_open_is_an_error() {
     let (_temporary, directory) = index_dir();
     let index = Index::open(&directory).unwrap();
-    let file = fs_err::OpenOptions::new().write(true).open(segment_of(&directory)).unwrap();
+    let file = fs_err::OpenOptions::new()
+        .write(true)
+        .open(segment_of(&directory))
+        .unwrap();
     file.set_len(1024).unwrap();
     let address = ContentAddress::Flat(FlatHash(digest(KeyKind::FlatSha256, 1)));
     assert!(index.look_up(&address, 8).is_err());
@@ -392,9 +497,22 @@ fn readers_keep_what_they_opened_while_writers_merge() {
     let expected = before.look_up(&address, 100).unwrap();
     assert_eq!(expected.len(), 8);
     for round in 0..20_u8 {
-        let mut writer = IndexWriter::open(&directory, &Root::store("/test/store"), None, false, watch()).unwrap();
+        let mut writer = IndexWriter::open(
+            &directory,
+            &Root::store("/test/store"),
+            None,
+            false,
+            watch(),
+        )
+        .unwrap();
         let name = [round.wrapping_mul(11).wrapping_add(1); 32];
-        writer.append(&batch(&[Entry::Link { name, size: 1, seed: 11 }])).unwrap();
+        writer
+            .append(&batch(&[Entry::Link {
+                name,
+                size: 1,
+                seed: 11,
+            }]))
+            .unwrap();
         writer.finish(None).unwrap();
         assert!(writer.manifest().segments.len() <= 8);
         assert_eq!(before.look_up(&address, 100).unwrap(), expected);
@@ -403,29 +521,57 @@ fn readers_keep_what_they_opened_while_writers_merge() {
     assert_eq!(after.look_up(&address, 100).unwrap().len(), expected.len());
     let newest = ContentAddress::Flat(FlatHash(digest(KeyKind::FlatSha256, 11)));
     assert_eq!(after.look_up(&newest, 100).unwrap().len(), 6 + 20);
-    assert_eq!(store_index::check::check(&directory, None, watch()).findings, []);
+    assert_eq!(
+        store_index::check::check(&directory, None, watch()).findings,
+        []
+    );
 }
 
 #[test]
 fn dead_objects_are_not_found_and_go_with_the_next_merge() {
     let (_temporary, directory) = index_dir();
     let address = ContentAddress::Flat(FlatHash(digest(KeyKind::FlatSha256, 1)));
-    let mut writer = IndexWriter::open(&directory, &Root::store("/test/store"), None, false, watch()).unwrap();
+    let mut writer = IndexWriter::open(
+        &directory,
+        &Root::store("/test/store"),
+        None,
+        false,
+        watch(),
+    )
+    .unwrap();
     let segment = writer.current_segments().remove(0);
-    let dead = segment.find(KeyKind::FlatSha256, address.digest().as_bytes(), 3).unwrap();
+    let dead = segment
+        .find(KeyKind::FlatSha256, address.digest().as_bytes(), 3)
+        .unwrap();
     writer.declare_dead(&segment, dead);
     writer.finish(None).unwrap();
+    drop(writer);
     let index = Index::open(&directory).unwrap();
     assert_eq!(index.manifest().segments[0].dead_count(), 3);
     assert_eq!(index.look_up(&address, 100).unwrap().len(), 8 - 3);
-    let mut writer = IndexWriter::open(&directory, &Root::store("/test/store"), None, false, watch()).unwrap();
+    let mut writer = IndexWriter::open(
+        &directory,
+        &Root::store("/test/store"),
+        None,
+        false,
+        watch(),
+    )
+    .unwrap();
     let segment = writer.current_segments().remove(0);
     writer.declare_dead(&segment, 0..60);
     writer.finish(None).unwrap();
+    drop(writer);
     let index = Index::open(&directory).unwrap();
     let entry = &index.manifest().segments[0];
-    assert_eq!((entry.dead_count(), entry.objects()), (0, 85 - 60), "mostly dead segments are rewritten");
-    assert_eq!(store_index::check::check(&directory, None, watch()).findings, []);
+    assert_eq!(
+        (entry.dead_count(), entry.objects()),
+        (0, 85 - 60),
+        "mostly dead segments are rewritten"
+    );
+    assert_eq!(
+        store_index::check::check(&directory, None, watch()).findings,
+        []
+    );
 }
 
 #[test]
@@ -439,7 +585,12 @@ fn check_finds_any_flipped_bit() {
         fs_err::write(&segment, &damaged).unwrap();
         let report = store_index::check::check(&directory, None, watch());
         assert!(report.wrong > 0, "byte {at}");
-        assert!(report.findings.iter().all(|finding| finding.place.starts_with(&directory)));
+        assert!(
+            report
+                .findings
+                .iter()
+                .all(|finding| finding.place.starts_with(&directory))
+        );
     }
 }
 
@@ -451,11 +602,17 @@ fn the_golden_index_stays_readable() {
     assert_eq!(index.root(), Root::store("/gnu/store"));
     assert_eq!(index.manifest().kinds, all_kinds());
     assert!(index.manifest().finished && index.is_fresh_for(1_234_567_890_123_456_789));
-    assert_eq!(store_index::check::check(&directory, None, watch()).findings, []);
+    assert_eq!(
+        store_index::check::check(&directory, None, watch()).findings,
+        []
+    );
 
     let look_up = |address: ContentAddress| {
         let entries = index.look_up(&address, 10).unwrap();
-        entries.into_iter().map(|entry| (entry.location, entry.size)).collect::<Vec<_>>()
+        entries
+            .into_iter()
+            .map(|entry| (entry.location, entry.size))
+            .collect::<Vec<_>>()
     };
     let sha256 = |hex: &str| Digest::sha256(hex::decode(hex).unwrap().try_into().unwrap());
     let hello = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";

@@ -764,21 +764,21 @@ fn an_ordinary_user_fetches_from_the_store() {
     // Without --index: the user's own, in the cache.
     env.store_index(["update"])
         .store(&store)
-        .as_nobody()
+        .by_nobody()
         .go()
         .exits(0);
     let report = env
         .fetch_hash(sri(&data))
         .store(&store)
         .args(["--name", "data", "--offline"])
-        .as_nobody()
+        .by_nobody()
         .json(0);
     assert_eq!(report.kind(), "links");
     let tree = env
         .fetch_hash(store.nar_hash(&item))
         .store(&store)
         .args(["--mode", "nar", "--name", "tree"]);
-    assert_eq!(tree.arg("--offline").as_nobody().json(0).kind(), "store");
+    assert_eq!(tree.arg("--offline").by_nobody().json(0).kind(), "store");
     assert!(before == portrait(store.root()), "the store changed");
 }
 
@@ -827,4 +827,114 @@ fn the_index_of_a_store_follows_it() {
         "entries vanish with their links"
     );
     look_up(&later, 0);
+}
+
+/// Stores and indexes come from the environment too, and a store from Nix's own variables.
+#[test]
+fn stores_from_the_environment() {
+    if lacks("stores_from_the_environment", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let (store, item) = store_with_tree(&env);
+    let flat = noise(5, 1000);
+    store.add_fixed("sha256", false, &env.write("flat", &flat));
+    let data = fs_err::read(item.join("deep/down/data")).unwrap();
+    let index = indexed(&env, &store, "sha256");
+    let fetch = |hash: &str, name: &str| env.fetch(["--hash", hash, "--name", name, "--offline"]);
+
+    for variable in ["NIX_STORE_DIR", "NIX_STORE"] {
+        let run = fetch(&sri(&flat), variable).variable(variable, store.dir());
+        assert_eq!(run.json(0).kind(), "store", "{variable}");
+        // An empty variable counts as not set.
+        let run = fetch(&sri(&flat), "none").variable(variable, "");
+        run.go().exits(3);
+    }
+    let several = format!("{}:{}", env.path("home").display(), store.dir().display());
+    let indexes = format!("{}:{}", env.path("home").display(), index.display());
+    let run = fetch(&sri(&data), "data")
+        .variable("FETCH_STORE", several)
+        .variable("FETCH_INDEX", indexes);
+    assert_eq!(run.json(0).kind(), "links");
+    let run = fetch(&sri(&flat), "no-store")
+        .variable("NIX_STORE_DIR", store.dir())
+        .arg("--no-store");
+    run.go().exits(3);
+    let run = fetch(&sri(&data), "no-local")
+        .store(&store)
+        .index(&index)
+        .arg("--no-local");
+    run.go().exits(3);
+}
+
+/// A single file by a recursive hash of another algorithm than sha256, in the executable form.
+#[test]
+fn an_executable_by_its_recursive_hash() {
+    if lacks("an_executable_by_its_recursive_hash", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let file = env.write("run", "#!/bin/sh\n");
+    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for algorithm in ["md5", "sha1", "sha256", "sha512"] {
+        let item = store.add_fixed(algorithm, true, &file);
+        let hash = store.nix(
+            "nix",
+            &[
+                "hash",
+                "path",
+                "--sri",
+                "--type",
+                algorithm,
+                file.to_str().unwrap(),
+            ],
+        );
+        let run = env.fetch_hash(&hash).store(&store).named(algorithm);
+        let report = run.args(["--mode", "nar", "--offline"]).json(0);
+        assert_eq!(
+            (report.kind(), report.location()),
+            ("store", item.to_str().unwrap())
+        );
+        assert_eq!(report.object["executable"], true);
+        assert_eq!(mode(&env.out(algorithm)), 0o755);
+        assert_eq!(env.output(algorithm), b"#!/bin/sh\n");
+    }
+}
+
+/// A file inside a store item by its git blob id, which is also its SWHID.
+#[test]
+fn a_file_by_its_git_id() {
+    if lacks("a_file_by_its_git_id", &[NIX, &["git"]].concat(), false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let (store, item) = store_with_tree(&env);
+    let file = item.join("deep/down/data");
+    let output = std::process::Command::new("git")
+        .args(["hash-object", "--no-filters"])
+        .arg(&file)
+        .env("HOME", env.path("home"))
+        .output()
+        .unwrap();
+    let id = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let index = indexed(&env, &store, "git");
+    for (name, args) in [
+        (
+            "swhid",
+            vec![format!(
+                "swh:1:cnt:{id};origin=https://example.org/repository"
+            )],
+        ),
+        ("id", vec![id, "--mode".into(), "git".into()]),
+    ] {
+        let run = env
+            .fetch_hash(&args[0])
+            .args(&args[1..])
+            .store(&store)
+            .index(&index)
+            .named(name);
+        assert_eq!(run.arg("--offline").json(0).kind(), "links");
+        assert_eq!(env.output(name), fs_err::read(&file).unwrap());
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use store_index::path_text::printable;
 use store_index::watch::Watch;
 
 use crate::error::FetchError;
@@ -12,9 +13,7 @@ use crate::output::{self, Found};
 use crate::places::Places;
 use crate::report::{Attempt, AttemptResult, Listener, Report, Success};
 use crate::request::{Request, Target};
-use crate::source::{
-    self, Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind, printable_path,
-};
+use crate::source::{self, Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
 use crate::verdict::{self, NetworkSummary, WrongBody};
@@ -126,7 +125,7 @@ impl Walk<'_> {
 
     fn output_already_there(&mut self, place: &Place) -> Result<Option<Success>, FetchError> {
         let started = Instant::now();
-        let location = printable_path(&place.path);
+        let location = printable(&place.path);
         let taken =
             |what| FetchError::local(format!("the output {location} is already there: {what}"));
         match output::examine(self.request, place, self.watch)? {
@@ -310,6 +309,7 @@ impl Walk<'_> {
                             location: location.clone(),
                             got: not_it.got,
                             bytes: not_it.bytes,
+                            seems: not_it.seems,
                         };
                         self.network.wrong.get_or_insert(wrong);
                     }

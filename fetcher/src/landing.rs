@@ -8,10 +8,12 @@ use std::path::Path;
 use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
+use store_index::path_text::printable;
 use store_index::tree::TreeError;
 use store_index::watch::{Unit, Watch};
 
 use crate::copy::{self, CopyError};
+use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::net::Limits;
@@ -19,7 +21,8 @@ use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
-use crate::source::{Candidate, CandidatePlace, printable_path};
+use crate::source::{Candidate, CandidatePlace};
+use crate::source_url::SourceUrl;
 use crate::staging::{Place, StagedFile, StagedTree};
 use crate::tree_copy;
 use crate::verdict;
@@ -43,6 +46,8 @@ pub(crate) struct NotIt {
     pub(crate) bytes: u64,
     /// What a wrong content's digest is.
     pub(crate) got: Option<Digest>,
+    /// What a wrong body seems to be.
+    pub(crate) seems: Option<String>,
 }
 
 impl NotIt {
@@ -52,6 +57,7 @@ impl NotIt {
             reason: reason.into(),
             bytes: 0,
             got: None,
+            seems: None,
         }
     }
 
@@ -62,6 +68,7 @@ impl NotIt {
             reason,
             bytes,
             got,
+            seems: None,
         }
     }
 }
@@ -124,7 +131,7 @@ impl<'a> Landing<'a> {
                     .land(url, self.request, &self.staged.file, self.watch);
                 self.watch.progress.end();
                 let reason = match landed {
-                    Ok(verdict) => return self.judge_file(verdict),
+                    Ok(verdict) => return self.judge_body(url, verdict),
                     Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
                     Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
                     Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
@@ -220,6 +227,17 @@ impl<'a> Landing<'a> {
         }
     }
 
+    fn judge_body(&mut self, url: &SourceUrl, verdict: Verdict) -> Result<Landed, FetchError> {
+        let mut landed = self.judge_file(verdict)?;
+        if let Landed::NotIt(wrong) = &mut landed {
+            wrong.seems = diagnosis::of_body(&self.staged.file, wrong.bytes, url, self.request);
+            if let Some(seems) = &wrong.seems {
+                wrong.reason = format!("{}; it is {seems}", wrong.reason);
+            }
+        }
+        Ok(landed)
+    }
+
     fn land_tree(
         &self,
         candidate: &Candidate,
@@ -263,7 +281,7 @@ impl<'a> Landing<'a> {
                 NotIt::new(AttemptResult::Mismatch, source.to_string())
             }
             Err(TreeError::Visit { path, source }) => {
-                let place = format!("{}: {source}", printable_path(&path));
+                let place = format!("{}: {source}", printable(&path));
                 return Err(self.write_error(&io::Error::new(source.kind(), place)));
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
@@ -291,7 +309,7 @@ impl<'a> Landing<'a> {
         match output::examine(self.request, place, self.watch)? {
             Found::Right(_) => Ok(()),
             Found::Nothing | Found::Wrong(_) | Found::FullDirectory(_) => {
-                let path = printable_path(&place.path);
+                let path = printable(&place.path);
                 Err(FetchError::local(format!(
                     "while this ran, something else appeared at the output {path}"
                 ))
@@ -302,7 +320,7 @@ impl<'a> Landing<'a> {
 
     fn write_error(&self, error: &io::Error) -> FetchError {
         let output = match &self.request.target {
-            Target::Path(path) => printable_path(path),
+            Target::Path(path) => printable(path),
             Target::Stdout => "a temporary file for standard output".to_owned(),
         };
         let hint = match error.kind() {
@@ -321,8 +339,8 @@ impl<'a> Landing<'a> {
 /// The output's folder is not there or takes nothing.
 pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
     let folder = match &request.target {
-        Target::Path(path) => path.parent().map_or_else(|| ".".to_owned(), printable_path),
-        Target::Stdout => printable_path(&std::env::temp_dir()),
+        Target::Path(path) => path.parent().map_or_else(|| ".".to_owned(), printable),
+        Target::Stdout => printable(&std::env::temp_dir()),
     };
     let hint = match error.kind() {
         io::ErrorKind::NotFound => {

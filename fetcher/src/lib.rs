@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod copy;
+mod diagnosis;
 mod download;
 pub mod error;
 pub mod explain;

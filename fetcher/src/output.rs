@@ -10,10 +10,10 @@ use store_index::watch::{Unit, Watch};
 use crate::error::FetchError;
 use crate::publish::{self, Standing};
 use crate::request::Request;
-use crate::source::printable_path;
 use crate::staging::Place;
 use crate::tree_copy;
 use crate::verify::{FileCheck, Verdict, Verified};
+use store_index::path_text::printable;
 
 /// The answer of a look at the output.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) fn examine(
     let unreadable = |error: &dyn std::fmt::Display| {
         FetchError::local(format!(
             "the output {} is there and cannot be read: {error}",
-            printable_path(&place.path)
+            printable(&place.path)
         ))
     };
     let standing = publish::look_at(place).map_err(|error| unreadable(&error))?;
@@ -99,6 +99,6 @@ pub(crate) fn examine(
 fn mode_error(place: &Place, error: &io::Error) -> FetchError {
     FetchError::local(format!(
         "the output {} has the right content, but its executable bit cannot be set: {error}",
-        printable_path(&place.path)
+        printable(&place.path)
     ))
 }

@@ -10,7 +10,7 @@ use store_index::index::{self, Index, OpenError};
 use store_index::root::{Root, RootKind};
 
 use crate::error::FetchError;
-use crate::source::printable_path;
+use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
 const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
@@ -173,7 +173,7 @@ impl Places {
             if !index.root_is_trusted() {
                 places.warnings.push(format!(
                     "the index of {} is left out: it belongs to somebody else or others can write it, so the root that it names does not count; name it with --store or --media",
-                    printable_path(root.path())
+                    printable(root.path())
                 ));
                 continue;
             }
@@ -230,9 +230,9 @@ impl Places {
                 Ok(index) if index.root().id() == root.id() => own.push(index),
                 Ok(index) => self.warnings.push(format!(
                     "the index {} is left out: it is of {}, not of {}",
-                    printable_path(&directory),
-                    printable_path(index.root().path()),
-                    printable_path(root.path())
+                    printable(&directory),
+                    printable(index.root().path()),
+                    printable(root.path())
                 )),
                 Err(error) if error.is_absent() => {}
                 Err(error) => self.warn_of(&error),
@@ -249,7 +249,7 @@ impl Places {
 fn unusable(what: &str, path: &Path, error: &io::Error) -> FetchError {
     FetchError::local(format!(
         "the {what} {} cannot be used: {error}",
-        printable_path(path)
+        printable(path)
     ))
     .with_hint(
         "it was named, so going on without it would hide a mistake; correct or remove the option",

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use store_index::path_text::printable;
 
 use crate::error::FetchError;
 use crate::request::{Request, Target};
-use crate::source::{SourceKind, printable_path};
+use crate::source::SourceKind;
 
 /// The version of the JSON object.
 const JSON_VERSION: u32 = 1;
@@ -142,7 +143,7 @@ impl Report {
     pub fn to_json(&self, request: &Request) -> String {
         let success = self.result.as_ref().ok();
         let output = match &request.target {
-            Target::Path(path) => Some(printable_path(path)),
+            Target::Path(path) => Some(printable(path)),
             Target::Stdout => None,
         };
         let json = Json {

@@ -26,6 +26,8 @@ pub(crate) struct WrongBody {
     pub(crate) got: Option<Digest>,
     /// Its length in bytes.
     pub(crate) bytes: u64,
+    /// What it seems to be.
+    pub(crate) seems: Option<String>,
 }
 
 /// Says what was wanted and what came, in the form of the user's hash.
@@ -94,10 +96,14 @@ fn mismatch(request: &Request, what: &str, wrong: &WrongBody) -> FetchError {
     let WrongBody {
         location, bytes, ..
     } = wrong;
-    FetchError::new(
-        ErrorKind::Mismatch,
-        format!("hash mismatch\n  wanted: {what}\n  got:    {got} ({bytes} bytes)\n  from:   {location}"),
-    )
+    let mut message = format!(
+        "hash mismatch\n  wanted: {what}\n  got:    {got} ({bytes} bytes)\n  from:   {location}"
+    );
+    if let Some(seems) = &wrong.seems {
+        message.push_str("\n  it is:  ");
+        message.push_str(seems);
+    }
+    FetchError::new(ErrorKind::Mismatch, message)
     .with_hint("check that URL and hash belong together; if upstream replaced the file, the hash needs a change")
 }
 

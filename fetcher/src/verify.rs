@@ -147,7 +147,8 @@ impl FileCheck {
     }
 }
 
-fn hash_again(staged: &File, mut hasher: FileHasher) -> io::Result<Option<Digest>> {
+/// Hashes what lies in the staged file.
+pub(crate) fn hash_again(staged: &File, mut hasher: FileHasher) -> io::Result<Option<Digest>> {
     let mut buffer = vec![0; BUFFER_LEN];
     let mut offset = 0;
     loop {

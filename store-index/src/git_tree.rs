@@ -174,8 +174,12 @@ impl Visitor for GitHasher {
     }
 
     fn submodule(&mut self, commit: &[u8]) -> io::Result<()> {
-        let id = Digest::new(self.algorithm, commit)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the ids are of another algorithm"))?;
+        let id = Digest::new(self.algorithm, commit).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the ids are of another algorithm",
+            )
+        })?;
         self.add(Mode::Submodule, id);
         Ok(())
     }

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-/// Returns the path with bytes that are not UTF-8 as `%` and two hex digits; with `all`, control characters and `%`
-/// itself too, so that [`decode`] gives the path back.
-fn encode_with(path: &Path, all: bool) -> String {
+/// Returns the path as text: bytes that are not UTF-8, and characters that `escape` picks, as `%` and two hex digits a
+/// byte.
+fn encode_with(path: &Path, escape: impl Fn(char) -> bool) -> String {
     let mut text = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
-            if all && (character == '%' || character.is_control()) {
+            if escape(character) {
                 let mut bytes = [0; 4];
                 for byte in character.encode_utf8(&mut bytes).bytes() {
                     text.push_str(&format!("%{byte:02X}"));
@@ -28,25 +28,13 @@ fn encode_with(path: &Path, all: bool) -> String {
 
 /// Returns a text from which [`decode`] makes the path again.
 pub fn encode(path: &Path) -> String {
-    encode_with(path, true)
+    encode_with(path, |character| character == '%' || character.is_control())
 }
 
-/// Returns the path as it is as far as it is text, for JSON that people and programs read.
-pub fn lossy(path: &Path) -> String {
-    encode_with(path, false)
-}
-
-/// Returns the path for a terminal: nothing in a hostile name moves the cursor or starts a new line.
+/// Returns the path for messages and JSON: as it is as far as it is text, and nothing in a hostile name moves the cursor
+/// or starts a new line.
 pub fn printable(path: &Path) -> String {
-    let mut text = String::new();
-    for character in lossy(path).chars() {
-        if character.is_control() {
-            text.extend(character.escape_default())
-        } else {
-            text.push(character)
-        }
-    }
-    text
+    encode_with(path, char::is_control)
 }
 
 /// Reads what [`encode`] wrote.
@@ -86,7 +74,7 @@ mod tests {
             assert_eq!(decode(&encode(path)).as_deref(), Some(path));
             assert!(!printable(path).contains(|c: char| c.is_control()));
         }
-        assert_eq!(lossy(Path::new("/100%")), "/100%");
+        assert_eq!(printable(Path::new("/100%")), "/100%");
         assert_eq!(decode("%4"), None);
     }
 }

@@ -218,6 +218,11 @@ fn certificates_are_verified() {
         "failed: the server does not speak TLS"
     );
 
+    assert_eq!(
+        get_in(&ours, &tls.url(CA_ITSELF, "/a")),
+        "failed: certificate is a CA's own, which no server may show as its own"
+    );
+
     let nothing = tls.path("leaf.csr");
     let outcome = get_in(
         &[("SSL_CERT_FILE", nothing.to_str().unwrap())],
@@ -256,6 +261,8 @@ const EXPIRED: usize = 1;
 const ELSEWHERE: usize = 2;
 /// Speaks plain HTTP.
 const PLAIN: usize = 3;
+/// Shows the CA's certificate instead of one that it signed.
+const CA_ITSELF: usize = 4;
 
 /// An nginx with certificates of a test CA; stopped when dropped.
 struct TlsServer {
@@ -285,7 +292,7 @@ impl TlsServer {
             .unwrap();
         make_certificates(folder.path());
         // All held at once, so that they differ; another program may still take one before nginx does.
-        let held: Vec<_> = (0..4)
+        let held: Vec<_> = (0..5)
             .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
             .collect();
         let ports: Vec<_> = held
@@ -457,14 +464,15 @@ fn nginx_conf(folder: &Path, ports: &[u16]) -> String {
          server {{ listen 127.0.0.1:{}; }}\n",
         ports[PLAIN]
     );
-    for (port, certificate) in [
-        (GOOD, "good"),
-        (EXPIRED, "expired"),
-        (ELSEWHERE, "elsewhere"),
+    for (port, certificate, key) in [
+        (GOOD, "good", "leaf"),
+        (EXPIRED, "expired", "leaf"),
+        (ELSEWHERE, "elsewhere", "leaf"),
+        (CA_ITSELF, "ca", "ca"),
     ] {
         conf.push_str(&format!(
             "server {{ listen 127.0.0.1:{} ssl http2; ssl_certificate {folder}/{certificate}.pem; \
-             ssl_certificate_key {folder}/leaf.key; location /down {{ return 302 http://127.0.0.1/a; }} }}\n",
+             ssl_certificate_key {folder}/{key}.key; location /down {{ return 302 http://127.0.0.1/a; }} }}\n",
             ports[port]
         ));
     }

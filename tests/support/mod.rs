@@ -117,7 +117,7 @@ impl TestEnv {
         }
     }
 
-    /// Makes the folder passable for everybody and copies the programs into it, so that [`Run::as_nobody`] finds them.
+    /// Makes the folder passable for everybody and copies the programs into it, so that [`Run::by_nobody`] finds them.
     pub(crate) fn open_to_everybody(&self) {
         fs_err::set_permissions(&self.root, std::fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["home", "cache", "config", "tmp", "out"] {
@@ -134,19 +134,17 @@ impl TestEnv {
         }
     }
 
-    /// Replaces what differs from run to run in text for a snapshot: the test's folder, ports, times.
-    pub(crate) fn stable(&self, text: &str) -> String {
-        let text = text.replace(self.root.to_str().unwrap(), "[DIR]");
-        let mut stable = String::new();
-        for (number, part) in text.split("127.0.0.1:").enumerate() {
-            if number == 0 {
-                stable.push_str(part);
-            } else {
-                stable.push_str("127.0.0.1:[PORT]");
-                stable.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
-            }
-        }
-        stable
+    /// What differs from run to run, for insta: the test's folder, ports, times, and digests that depend on them.
+    pub(crate) fn filters(&self) -> Vec<(String, &'static str)> {
+        let root = self.root.to_str().unwrap().replace('.', r"\.");
+        vec![
+            (root, "[DIR]"),
+            (r"127\.0\.0\.1:\d+".into(), "127.0.0.1:[PORT]"),
+            (r#""ms":( ?)[\d.]+"#.into(), r#""ms":$1[MS]"#),
+            (r"[\d.]+ ms".into(), "[MS] ms"),
+            (r"/[0-9a-df-np-sv-z]{32}-".into(), "/[DIGEST]-"),
+            (r#""[0-9a-df-np-sv-z]{32}""#.into(), r#""[ROOT ID]""#),
+        ]
     }
 }
 
@@ -195,7 +193,7 @@ impl Run<'_> {
     }
 
     /// Runs it as an ordinary user, when the tests are run by root. See [`TestEnv::open_to_everybody`].
-    pub(crate) fn as_nobody(mut self) -> Self {
+    pub(crate) fn by_nobody(mut self) -> Self {
         if is_root() {
             let id = NOBODY.to_string();
             self.wrapper = vec![

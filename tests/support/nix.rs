@@ -114,12 +114,6 @@ impl NixStore {
         self.nix("nix-store", &["--optimise"]);
     }
 
-    /// Collects everything: nothing here has a root.
-    #[track_caller]
-    pub(crate) fn collect_garbage(&self) {
-        self.nix("nix-store", &["--gc"]);
-    }
-
     /// Deletes one path, and the links that only it had.
     #[track_caller]
     pub(crate) fn delete(&self, path: &Path) {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use gix::objs::Kind;
 use gix::{ObjectId, oid};
 use store_index::beneath::Beneath;
+use store_index::path_text::printable;
 
 use super::folder::Folder;
 use super::objects::{self, Database};
@@ -178,9 +179,7 @@ fn stores(own: Folder, roots: &Roots) -> io::Result<(Vec<Folder>, Vec<String>)> 
                         stores.push(alternate);
                     }
                 }
-                None => left_out.push(crate::source::printable_path(Path::new(OsStr::from_bytes(
-                    line,
-                )))),
+                None => left_out.push(printable(Path::new(OsStr::from_bytes(line)))),
             }
         }
     }

@@ -316,6 +316,10 @@ fn tls_reason(error: &rustls::Error) -> String {
                 "certificate is for another host"
             }
             Certificate::Revoked => "certificate is revoked",
+            // The way of OpenSSL's `req -x509`; webpki's errors have no words but their names.
+            Certificate::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+                "certificate is a CA's own, which no server may show as its own"
+            }
             other => return format!("bad certificate: {}", tidy(&other.to_string())),
         },
         rustls::Error::InvalidMessage(_) => "the server does not speak TLS",

@@ -8,13 +8,11 @@ use rustix::fs::{Dir, Mode, OFlags};
 use store_index::address::ContentAddress;
 use store_index::index::Location;
 use store_index::links::{LINKS_DIR, LinkName};
+use store_index::path_text::printable;
 use store_index::store_path;
 use store_index::watch::Watch;
 
-use super::{
-    Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind,
-    printable_path,
-};
+use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
 use crate::places::StorePlace;
 use crate::request::Request;
 
@@ -71,7 +69,7 @@ impl Source for Links {
     }
 
     fn location(&self) -> String {
-        printable_path(&self.store.root.path().join(LINKS_DIR))
+        printable(&self.store.root.path().join(LINKS_DIR))
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {

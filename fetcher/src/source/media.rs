@@ -4,11 +4,10 @@ use std::path::Path;
 use std::rc::Rc;
 
 use store_index::index::Location;
+use store_index::path_text::printable;
 use store_index::watch::Watch;
 
-use super::{
-    Candidate, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind, by_name, printable_path,
-};
+use super::{Candidate, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind, by_name};
 use crate::places::MediumPlace;
 use crate::request::Request;
 
@@ -45,7 +44,7 @@ impl Source for Media {
     }
 
     fn location(&self) -> String {
-        printable_path(self.medium.root.path())
+        printable(self.medium.root.path())
     }
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {

@@ -11,10 +11,11 @@ mod repositories;
 mod store;
 mod url;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use store_index::beneath::Beneath;
+use store_index::path_text::printable;
 use store_index::watch::Watch;
 
 use crate::git::Checkout;
@@ -122,7 +123,7 @@ impl Candidate {
         size: Option<u64>,
         names: KnownNames,
     ) -> Self {
-        let location = printable_path(&root.path().join(&path));
+        let location = printable(&root.path().join(&path));
         Self {
             kind,
             location,
@@ -184,27 +185,4 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
         sources.push(Box::new(git::Git::new(git)));
     }
     sources
-}
-
-/// Prints a path; bytes that are no UTF-8 and control characters are percent-escaped.
-pub fn printable_path(path: &Path) -> String {
-    use std::fmt::Write as _;
-    use std::os::unix::ffi::OsStrExt as _;
-    let mut printable = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_control() {
-                let mut utf8 = [0; 4];
-                for byte in character.encode_utf8(&mut utf8).bytes() {
-                    write!(printable, "%{byte:02X}").expect("writing to a string cannot fail");
-                }
-            } else {
-                printable.push(character);
-            }
-        }
-        for byte in chunk.invalid() {
-            write!(printable, "%{byte:02X}").expect("writing to a string cannot fail");
-        }
-    }
-    printable
 }

@@ -6,12 +6,10 @@ use std::rc::Rc;
 use gix::ObjectId;
 use store_index::address::{ContentAddress, GitObject};
 use store_index::digest::Algorithm;
+use store_index::path_text::printable;
 use store_index::watch::Watch;
 
-use super::{
-    Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind,
-    printable_path,
-};
+use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
 use crate::git::{self, Checkout, Folder, Form, Repository, Roots};
 use crate::places::{MediumPlace, Places};
 use crate::request::Request;
@@ -78,7 +76,7 @@ impl Source for Repositories {
     }
 
     fn location(&self) -> String {
-        printable_path(self.medium.root.path())
+        printable(self.medium.root.path())
     }
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
@@ -91,7 +89,7 @@ impl Source for Repositories {
             match self.ask(folder, request) {
                 Ok(some) => checkouts.extend(some),
                 Err(error) => {
-                    trouble = Some(format!("{}: {error}", printable_path(&folder.location())));
+                    trouble = Some(format!("{}: {error}", printable(&folder.location())));
                 }
             }
         }
@@ -119,7 +117,7 @@ impl Source for Repositories {
 fn candidate(checkout: Checkout) -> Candidate {
     Candidate {
         kind: SourceKind::Directories,
-        location: printable_path(&checkout.repository.location()),
+        location: printable(&checkout.repository.location()),
         place: CandidatePlace::Checkout(checkout),
         // The revision was named, and a tree's id has no name that could be stale.
         names: KnownNames::NotGuarded,

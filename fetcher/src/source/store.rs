@@ -4,10 +4,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 
 use rustix::fs::{Dir, Mode, OFlags};
+use store_index::path_text::printable;
 use store_index::store_path::{self, FixedOutput};
 use store_index::watch::Watch;
 
-use super::{Candidate, KnownNames, Lookup, Source, SourceKind, printable_path};
+use super::{Candidate, KnownNames, Lookup, Source, SourceKind};
 use crate::places::StorePlace;
 use crate::request::Request;
 
@@ -31,7 +32,7 @@ impl Source for ExactNames {
     }
 
     fn location(&self) -> String {
-        printable_path(self.store.root.path())
+        printable(self.store.root.path())
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
@@ -97,7 +98,7 @@ impl Source for AnyName {
     }
 
     fn location(&self) -> String {
-        printable_path(self.store.root.path())
+        printable(self.store.root.path())
     }
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {

@@ -89,10 +89,10 @@ fn json(directory: &std::path::Path, report: &library::Report) -> serde_json::Va
     let findings: Vec<_> = report
         .findings
         .iter()
-        .map(|finding| serde_json::json!({ "path": path_text::lossy(&finding.place), "what": finding.what }))
+        .map(|finding| serde_json::json!({ "path": path_text::printable(&finding.place), "what": finding.what }))
         .collect();
     serde_json::json!({
-        "index": path_text::lossy(directory),
+        "index": path_text::printable(directory),
         "objects": report.objects,
         "files_read": report.files_read,
         "wrong": report.wrong,

@@ -89,9 +89,9 @@ fn place(index: &Index, entry: &Entry, named: &[RootArg]) -> Option<Place> {
         return None;
     }
     let json = serde_json::json!({
-        "root": path_text::lossy(root.path()),
+        "root": path_text::printable(root.path()),
         "kind": root.kind().name(),
-        "path": path_text::lossy(&path),
+        "path": path_text::printable(&path),
         "hint": false,
         "mounted": mounted,
         "label": null,

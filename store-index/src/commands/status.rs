@@ -87,10 +87,10 @@ impl State {
     fn json(&self, index: &Index) -> serde_json::Value {
         let (root, manifest) = (index.root(), index.manifest());
         serde_json::json!({
-            "root": path_text::lossy(root.path()),
+            "root": path_text::printable(root.path()),
             "kind": root.kind().name(),
             "id": root.id().to_string(),
-            "index": path_text::lossy(index.directory()),
+            "index": path_text::printable(index.directory()),
             "links": self.counts.links,
             "files": self.counts.files,
             "items": self.counts.items,

@@ -189,10 +189,10 @@ fn report(
 
 fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value {
     serde_json::json!({
-        "root": path_text::lossy(place.root.path()),
+        "root": path_text::printable(place.root.path()),
         "kind": place.root.kind().name(),
         "id": place.root.id().to_string(),
-        "index": path_text::lossy(index_dir),
+        "index": path_text::printable(index_dir),
         "links": summary.links,
         "files": summary.files,
         "added": summary.added,

@@ -245,21 +245,22 @@ impl Plan {
         let mut heads = Vec::new();
         for (segment, numbers) in segments.iter().zip(&self.numbers) {
             if let Some(cursor) = segment.records(SectionKind::Keys(kind))? {
-                heads.push(KeyHead { cursor, numbers });
+                let mut head = KeyHead { cursor, numbers };
+                head.skip_dropped()?;
+                heads.push(head);
             }
         }
         let mut table = writer
             .table(SectionKind::Keys(kind))
             .map_err(MergeError::Write)?;
         while let Some(at) = smallest(&heads, KeyHead::key) {
-            let record = heads[at].cursor.record().unwrap_or_default();
-            let number = new_number(heads[at].numbers, record);
-            if number != DROPPED {
+            if let Some((digest, number)) = heads[at].key() {
                 table
-                    .record(&record[..digest_len], u64::from(number))
+                    .record(&digest[..digest_len], u64::from(number))
                     .map_err(MergeError::Write)?;
             }
             heads[at].cursor.advance()?;
+            heads[at].skip_dropped()?;
         }
         table.end().map_err(MergeError::Write)
     }
@@ -272,6 +273,15 @@ struct KeyHead<'s, 'p> {
 }
 
 impl KeyHead<'_, '_> {
+    /// Goes on to the next key that comes along. A dropped one has no place in the order of new numbers, and would
+    /// hold up those behind it.
+    fn skip_dropped(&mut self) -> Result<(), SegmentError> {
+        while self.key().is_some_and(|(_, number)| number == DROPPED) {
+            self.cursor.advance()?;
+        }
+        Ok(())
+    }
+
     fn key(&self) -> Option<(&[u8], u32)> {
         let record = self.cursor.record()?;
         Some((

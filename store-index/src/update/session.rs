@@ -200,12 +200,12 @@ impl<'s> Session<'s> {
                 self.item_of_job_broken(&job);
             }
             Err(NotHashed::Unreadable(error)) => {
-                let path = self.update.real.join(job.relative_path());
-                self.unreadable(&format!(
-                    "cannot read {}: {}",
-                    path_text::printable(&path),
-                    root_cause(&error)
-                ));
+                let path = path_text::printable(&self.update.real.join(job.relative_path()));
+                self.unreadable(&match error.raw_os_error() {
+                    Some(_) => format!("cannot read {path}: {error}"),
+                    // Errors of opening name the path themselves.
+                    None => path_text::printable(Path::new(&error.to_string())),
+                });
                 self.item_of_job_broken(&job);
             }
         }
@@ -241,13 +241,5 @@ impl<'s> Session<'s> {
         {
             self.broken_items.insert(item.to_owned());
         }
-    }
-}
-
-/// Returns the innermost text of an error, without the path that the message names anyway.
-fn root_cause(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => std::io::Error::from_raw_os_error(number).to_string(),
-        None => path_text::printable(Path::new(&error.to_string())),
     }
 }

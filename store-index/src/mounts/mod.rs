@@ -1,0 +1,242 @@
+//! Mounted file systems: which of them are media, what they are called, and how a disc is known again.
+
+mod identity;
+mod label;
+mod table;
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{major, minor};
+
+pub use self::identity::{MAX_IDENTITY_ENTRIES, medium_identity};
+pub use self::label::{MAX_LABEL_CHARS, label_and_uuid};
+pub use self::table::parse;
+
+/// The longest mount table that is read, in bytes: a hundred thousand mounts.
+const MAX_TABLE_LEN: u64 = 16 << 20;
+
+/// File systems that are media wherever they come from.
+const MEDIA_FILE_SYSTEMS: [&str; 5] = ["iso9660", "udf", "fuse.fuseiso", "squashfs", "erofs"];
+
+/// Stores, and where the parts of one are mounted: what lies there is found as a store's.
+const STORE_DIRS: [&str; 2] = ["/nix", "/gnu"];
+
+/// Snaps: a squashfs a program, and no sources in it.
+const SNAP_DIRS: [&str; 2] = ["/snap", "/var/lib/snapd"];
+
+/// The running system, which may well lie on a removable device or a squashfs, but is no medium.
+const SYSTEM_DIRS: [&str; 9] = [
+    "/",
+    "/boot",
+    "/boot/efi",
+    "/efi",
+    "/etc",
+    "/home",
+    "/sysroot",
+    "/usr",
+    "/var",
+];
+
+/// Where desktops and people mount what they plug in. USB disks say of themselves that they are not removable, so
+/// there it is enough to hang on USB.
+const PLUGGED_IN_DIRS: [&str; 3] = ["/media", "/run/media", "/mnt"];
+
+/// A mounted file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where.
+    pub mount_point: PathBuf,
+    /// Its type as the kernel says it, such as `iso9660` or `fuse.fuseiso`.
+    pub fs_type: String,
+    /// What was mounted, as the one who did it says.
+    pub source: PathBuf,
+    /// True if nothing can be written to it here.
+    pub read_only: bool,
+    /// The device, major and minor number; major 0 where there is none.
+    pub device: (u32, u32),
+}
+
+/// Returns what is mounted now, in the kernel's order, without what lies hidden under another mount of the same
+/// directory.
+pub fn mounted() -> io::Result<Vec<Mount>> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    fs_err::File::open("/proc/self/mountinfo")?
+        .take(MAX_TABLE_LEN)
+        .read_to_end(&mut text)?;
+    let mut seen = std::collections::HashSet::new();
+    let mut mounts = parse(&text);
+    mounts.reverse();
+    mounts.retain(|mount| seen.insert(mount.mount_point.clone()));
+    mounts.reverse();
+    Ok(mounts)
+}
+
+/// Returns the mount that a path lies in.
+pub fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.mount_point))
+        .max_by_key(|mount| mount.mount_point.components().count())
+}
+
+/// Says whether a mount is looked at without being named: discs and images of discs, and removable block devices;
+/// never a store, the running system, a network or FUSE file system, except fuseiso.
+pub fn is_default_medium(mount: &Mount) -> bool {
+    is_default_medium_if(mount, drive_of)
+}
+
+/// What the kernel knows of the drive that a device is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Drive {
+    /// Its medium can be taken out, as with a stick or a card reader.
+    removable: bool,
+    /// It hangs on USB.
+    usb: bool,
+}
+
+fn is_default_medium_if(mount: &Mount, drive_of: impl Fn(&Mount) -> Option<Drive>) -> bool {
+    let below = |dirs: &[&str]| dirs.iter().any(|dir| mount.mount_point.starts_with(dir));
+    if below(&STORE_DIRS)
+        || below(&SNAP_DIRS)
+        || SYSTEM_DIRS
+            .iter()
+            .any(|dir| mount.mount_point == Path::new(dir))
+    {
+        return false;
+    }
+    if MEDIA_FILE_SYSTEMS.contains(&mount.fs_type.as_str()) {
+        return true;
+    }
+    // `fuseblk` is a block device that only root can mount, such as a stick with NTFS. Network file systems and
+    // autofs have no device.
+    if mount.fs_type == "fuse" || mount.fs_type.starts_with("fuse.") || mount.fs_type == "autofs" {
+        return false;
+    }
+    drive_of(mount).is_some_and(|drive| drive.removable || drive.usb && below(&PLUGGED_IN_DIRS))
+}
+
+/// Returns what the kernel says of the drive under a mount.
+fn drive_of(mount: &Mount) -> Option<Drive> {
+    let (major, minor) = block_device(mount)?;
+    // A link to .../usb1/.../block/sdb/sdb1.
+    let device = fs_err::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let disk = if device.join("partition").exists() {
+        device.parent()?
+    } else {
+        &device
+    };
+    let removable = fs_err::read_to_string(disk.join("removable")).ok()?;
+    Some(Drive {
+        removable: removable.trim_end() == "1",
+        usb: disk.components().any(|part| {
+            part.as_os_str()
+                .to_str()
+                .and_then(|part| part.strip_prefix("usb"))
+                .is_some_and(|bus| !bus.is_empty() && bus.bytes().all(|byte| byte.is_ascii_digit()))
+        }),
+    })
+}
+
+/// Returns the block device of a mount. Btrfs shows a number of its own, so the source is asked.
+fn block_device(mount: &Mount) -> Option<(u32, u32)> {
+    if mount.device.0 != 0 {
+        return Some(mount.device);
+    }
+    if !mount.source.starts_with("/dev") {
+        return None;
+    }
+    let metadata = fs_err::metadata(&mount.source).ok()?;
+    let number = metadata.rdev();
+    (number != 0).then(|| (major(number), minor(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(mount_point: &str, fs_type: &str) -> Mount {
+        Mount {
+            mount_point: mount_point.into(),
+            fs_type: fs_type.into(),
+            source: "/dev/sdb1".into(),
+            read_only: true,
+            device: (8, 17),
+        }
+    }
+
+    #[test]
+    fn media_are_told_from_everything_else() {
+        let stick = Drive {
+            removable: true,
+            usb: true,
+        };
+        let usb_disk = Drive {
+            removable: false,
+            usb: true,
+        };
+        let inside = Drive {
+            removable: false,
+            usb: false,
+        };
+        for (mount_point, fs_type, drive, medium) in [
+            ("/media/cdrom", "iso9660", None, true),
+            ("/media/dvd", "udf", None, true),
+            ("/home/me/iso", "fuse.fuseiso", None, true),
+            ("/mnt/sources", "squashfs", Some(inside), true),
+            ("/mnt/sources", "erofs", None, true),
+            ("/snap/core20/1234", "squashfs", None, false),
+            ("/var/lib/snapd/snap/core20/1", "squashfs", None, false),
+            ("/snapshots/a", "squashfs", None, true),
+            ("/nix/store", "erofs", None, false),
+            ("/nix/.ro-store", "squashfs", None, false),
+            ("/gnu/store", "iso9660", None, false),
+            ("/", "squashfs", None, false),
+            ("/", "ext4", Some(stick), false),
+            ("/boot/efi", "vfat", Some(stick), false),
+            ("/mnt/stick", "vfat", Some(stick), true),
+            ("/data", "ext4", Some(stick), true),
+            ("/run/media/me/DISK", "ext4", Some(usb_disk), true),
+            ("/media/me/DISK", "fuseblk", Some(usb_disk), true),
+            ("/data", "ext4", Some(usb_disk), false),
+            ("/mnt/data", "ext4", Some(inside), false),
+            ("/mnt/server", "nfs4", None, false),
+            ("/mnt/server", "cifs", None, false),
+            ("/mnt/server", "fuse.sshfs", Some(stick), false),
+            ("/mnt/any", "fuse", Some(stick), false),
+            ("/net", "autofs", None, false),
+            ("/tmp", "tmpfs", None, false),
+        ] {
+            assert_eq!(
+                is_default_medium_if(&mount(mount_point, fs_type), |_| drive),
+                medium,
+                "{mount_point} {fs_type} {drive:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_lies_in_the_innermost_mount() {
+        let mounts = [
+            mount("/", "ext4"),
+            mount("/media/a", "udf"),
+            mount("/media/ab", "iso9660"),
+        ];
+        for (path, mount_point) in [
+            ("/media/ab/c", "/media/ab"),
+            ("/media/a", "/media/a"),
+            ("/media", "/"),
+        ] {
+            let found = mount_of(&mounts, Path::new(path)).unwrap();
+            assert_eq!(found.mount_point, Path::new(mount_point));
+        }
+    }
+
+    #[test]
+    fn this_machine_has_a_root() {
+        let mounts = mounted().unwrap();
+        assert!(mount_of(&mounts, Path::new("/")).is_some_and(|root| !is_default_medium(root)));
+    }
+}
