@@ -102,15 +102,6 @@ struct WhatArgs {
     /// Where the network has it, tried in this order: http:// and https://
     #[arg(value_name = "URL")]
     urls: Vec<String>,
-    /// A git repository; the tree of the commit --rev is wanted, from local repositories in folders and media
-    #[arg(long, value_name = "URL")]
-    git: Option<String>,
-    /// With --git: a commit's full id, a tag or a branch
-    #[arg(long, value_name = "REV", allow_hyphen_values = true)]
-    rev: Option<String>,
-    /// With --git: submodules too
-    #[arg(long)]
-    submodules: bool,
     /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
     #[arg(long, value_name = "METHOD")]
     mode: Option<String>,
@@ -120,6 +111,15 @@ struct WhatArgs {
     /// The name of the store item [default: the last part of the first URL]
     #[arg(long)]
     name: Option<String>,
+    /// A git repository: the tree of a commit is wanted; so far from repositories in folders and on media only
+    #[arg(long, value_name = "URL")]
+    git: Option<String>,
+    /// With --git: the commit's full id, a tag or a branch
+    #[arg(long, value_name = "REV", allow_hyphen_values = true)]
+    rev: Option<String>,
+    /// With --git: submodules too (not there yet)
+    #[arg(long)]
+    submodules: bool,
 }
 
 #[derive(Debug, Args)]
