@@ -79,8 +79,8 @@ fn help() {
               The name of the store item [default: the last part of the first URL]
 
           --git <URL>
-              A git repository: the tree of a commit is wanted; so far from repositories in folders
-              and on media only
+              A git repository: the tree of a commit is wanted; so far from repositories in folders and
+              on media only
 
           --rev <REV>
               With --git: the commit's full id, a tag or a branch
