@@ -168,18 +168,18 @@ impl Database {
                     let damaged = unusable.as_deref().map(corrupt);
                     trouble = damaged.or(trouble);
                     for (number, pack) in usable.iter().enumerate() {
-                        let answer = pack.offset_of(id).and_then(|offset| {
-                            let at = |offset| Packed {
+                        let answer = match pack.offset_of(id) {
+                            Ok(None) => continue,
+                            Ok(Some(offset)) => packed(Packed {
                                 store,
                                 number,
                                 pack,
                                 offset,
-                            };
-                            offset.map(|offset| packed(at(offset))).transpose()
-                        });
+                            }),
+                            Err(error) => Err(error),
+                        };
                         match answer {
-                            Ok(Some(answer)) => return Ok(Some(answer)),
-                            Ok(None) => {}
+                            Ok(answer) => return Ok(Some(answer)),
                             Err(error) => trouble = Some(error),
                         }
                     }
