@@ -48,9 +48,10 @@ fn help() {
     Fetches content by hash: copies what this machine already has, under whatever name, and downloads
     only the rest.
 
-    Asked in this order: the output itself, the store under the expected names, its .links, the store
-    under any name, indexed folders and media, and last the URLs. Whatever is found is hashed as it
-    lands; only the right content becomes the output. Standard output carries the output's path.
+    Asked in this order: the output itself, the store under the expected names, its .links, local git
+    repositories, the store under any name, indexed folders and media, and last the URLs. Whatever is
+    found is hashed as it lands; only the right content becomes the output. Standard output carries the
+    output's path.
 
     Usage: fetch [OPTIONS] [URL]...
            fetch <COMMAND>
@@ -69,13 +70,23 @@ fn help() {
 
           --mode <METHOD>
               What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git
-              [default: flat]
+              [default: flat; nar with --git]
 
           --hash-algo <ALGORITHM>
               The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
 
           --name <NAME>
               The name of the store item [default: the last part of the first URL]
+
+          --git <URL>
+              A git repository: the tree of a commit is wanted; so far from repositories in folders and
+              on media only
+
+          --rev <REV>
+              With --git: the commit's full id, a tag or a branch
+
+          --submodules
+              With --git: submodules too (not there yet)
 
       -o, --output <PATH>
               Where it goes [default: ./NAME]; '-' is standard output, after verification

@@ -9,4 +9,5 @@ mod crash;
 mod directories;
 mod network;
 mod nix_store;
+mod repositories;
 mod support;

@@ -99,7 +99,7 @@ fn size(candidate: &Candidate) -> Option<u64> {
             let metadata = fs_err::symlink_metadata(root.path().join(path)).ok()?;
             metadata.is_file().then_some(metadata.len())
         }
-        CandidatePlace::Tree { .. } | CandidatePlace::Url(_) => None,
+        CandidatePlace::Tree { .. } | CandidatePlace::Checkout(_) | CandidatePlace::Url(_) => None,
     }
 }
 

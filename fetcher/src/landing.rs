@@ -124,6 +124,13 @@ impl<'a> Landing<'a> {
             CandidatePlace::Tree { root, path, forms } => {
                 self.land_local(candidate, root, path, None, forms)
             }
+            CandidatePlace::Checkout(checkout) => {
+                let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
+                    tree_copy::check_out(&self.request.address, checkout, target, self.watch)
+                        .map(|verdict| (verdict, 0))
+                })?;
+                Ok(landed)
+            }
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
                 self.watch.progress.begin(&what, None, Unit::Bytes);
@@ -269,29 +276,44 @@ impl<'a> Landing<'a> {
         source: &OwnedFd,
     ) -> Result<(Landed, u64), FetchError> {
         let no = |not_it| Ok((Landed::NotIt(not_it), 0));
-        if matches!(self.request.address, ContentAddress::Flat(_)) {
-            let reason = "it is a directory, and a file is wanted";
-            return no(NotIt::new(AttemptResult::Mismatch, reason));
-        }
         let source = match source.try_clone() {
             Ok(source) => source,
             Err(error) => return no(NotIt::new(AttemptResult::Failed, error.to_string())),
         };
-        let Some(place) = &self.place else {
+        if self.place.is_none() {
             return Ok((self.refuse_for_stdout(Node::Directory(source))?, 0));
+        }
+        self.fill_tree(candidate, "copying", |target| {
+            tree_copy::copy(&self.request.address, source, target, skip, self.watch)
+        })
+    }
+
+    /// Has a staged directory filled, and publishes it if it is right. The number is passed on.
+    fn fill_tree(
+        &self,
+        candidate: &Candidate,
+        verb: &str,
+        fill: impl FnOnce(OwnedFd) -> Result<(Verdict, u64), TreeError>,
+    ) -> Result<(Landed, u64), FetchError> {
+        let no = |not_it| Ok((Landed::NotIt(not_it), 0));
+        if matches!(self.request.address, ContentAddress::Flat(_)) {
+            let reason = "it is a directory, and a file is wanted";
+            return no(NotIt::new(AttemptResult::Mismatch, reason));
+        }
+        let Some(place) = &self.place else {
+            let reason = "it is a directory, which cannot go to standard output";
+            return no(NotIt::new(AttemptResult::Skipped, reason));
         };
         let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
         let target = staged
             .directory()
             .map_err(|error| self.write_error(&error))?;
-        self.watch.progress.begin(
-            &format!("copying {}", candidate.location),
-            None,
-            Unit::Bytes,
-        );
-        let copied = tree_copy::copy(&self.request.address, source, target, skip, self.watch);
+        self.watch
+            .progress
+            .begin(&format!("{verb} {}", candidate.location), None, Unit::Bytes);
+        let filled = fill(target);
         self.watch.progress.end();
-        let reason = match copied {
+        let reason = match filled {
             Ok((Verdict::Right(verified), metadata)) => {
                 let bytes = verified.bytes();
                 match publish::tree(staged, verified, place, self.force) {

@@ -28,6 +28,7 @@ enum Mode {
     Executable,
     Symlink,
     Directory,
+    Submodule,
 }
 
 impl Mode {
@@ -37,6 +38,7 @@ impl Mode {
             Self::Executable => "100755",
             Self::Symlink => "120000",
             Self::Directory => "40000",
+            Self::Submodule => "160000",
         }
     }
 }
@@ -75,7 +77,7 @@ impl GitHasher {
     pub fn finish(self) -> Option<Digest> {
         match self.root? {
             (Mode::File | Mode::Directory, id) => Some(id),
-            (Mode::Executable | Mode::Symlink, _) => None,
+            (Mode::Executable | Mode::Symlink | Mode::Submodule, _) => None,
         }
     }
 
@@ -183,6 +185,17 @@ impl Visitor for GitHasher {
             let id = hasher.finish().ok_or_else(collision)?;
             self.known_file(executable, id);
         }
+        Ok(())
+    }
+
+    fn submodule(&mut self, commit: &[u8]) -> io::Result<()> {
+        let id = Digest::new(self.algorithm, commit).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the ids are of another algorithm",
+            )
+        })?;
+        self.add(Mode::Submodule, id);
         Ok(())
     }
 }

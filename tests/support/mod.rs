@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: an empty world to run the programs in, and real tools to compare with.
 
+pub(crate) mod git;
 #[path = "../lacks.rs"]
 mod lacks;
 pub(crate) mod nginx;

@@ -5,8 +5,10 @@
 
 mod by_name;
 mod directories;
+mod git;
 mod links;
 mod media;
+mod repositories;
 mod store;
 mod url;
 
@@ -18,6 +20,7 @@ use store_index::path_text::printable;
 use store_index::tree::Skip;
 use store_index::watch::Watch;
 
+use crate::git::Checkout;
 use crate::places::Places;
 use crate::request::Request;
 use crate::source_url::SourceUrl;
@@ -34,12 +37,14 @@ pub enum SourceKind {
     Store,
     /// A deduplicated file in a store's `.links`.
     Links,
-    /// A whole tree under any name.
+    /// A whole tree: a directory under any name, or a tree in a local repository.
     Directories,
     /// A file in a folder or on a medium.
     Media,
     /// A URL that the user gave.
     Url,
+    /// The repository that the user gave.
+    Git,
 }
 
 impl SourceKind {
@@ -52,6 +57,7 @@ impl SourceKind {
             Self::Directories => "directories",
             Self::Media => "media",
             Self::Url => "url",
+            Self::Git => "git",
         }
     }
 }
@@ -103,6 +109,8 @@ pub enum CandidatePlace {
         /// What is left out of it, to be tried in this order as long as it matters.
         forms: &'static [Skip],
     },
+    /// A tree in a repository.
+    Checkout(Checkout),
     /// A download.
     Url(SourceUrl),
 }
@@ -190,6 +198,7 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
             sources.push(Box::new(directories::InMedium::new(medium)));
         }
     }
+    sources.extend(repositories::of(places, request));
     for store in &places.stores {
         sources.push(Box::new(store::AnyName::new(store)));
     }
@@ -203,6 +212,9 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
     }
     for url in &request.urls {
         sources.push(Box::new(url::Url::new(url)));
+    }
+    if let Some(git) = &request.git {
+        sources.push(Box::new(git::Git::new(git)));
     }
     sources
 }

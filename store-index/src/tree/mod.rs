@@ -46,6 +46,11 @@ pub trait Visitor {
     fn file_bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// The file is over.
     fn file_end(&mut self) -> io::Result<()>;
+    /// A submodule of a git tree, at a commit: an empty directory to all but git ids.
+    fn submodule(&mut self, _commit: &[u8]) -> io::Result<()> {
+        self.directory_start()?;
+        self.directory_end()
+    }
 }
 
 /// Which entries a walk passes over, at every level.
