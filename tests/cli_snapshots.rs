@@ -48,9 +48,10 @@ fn help() {
     Fetches content by hash: copies what this machine already has, under whatever name, and downloads
     only the rest.
 
-    Asked in this order: the output itself, the store under the expected names, its .links, the store
-    under any name, indexed folders and media, and last the URLs. Whatever is found is hashed as it
-    lands; only the right content becomes the output. Standard output carries the output's path.
+    Asked in this order: the output itself, the store under the expected names, its .links, local git
+    repositories, the store under any name, indexed folders and media, and last the URLs. Whatever is
+    found is hashed as it lands; only the right content becomes the output. Standard output carries the
+    output's path.
 
     Usage: fetch [OPTIONS] [URL]...
            fetch <COMMAND>
@@ -69,13 +70,23 @@ fn help() {
 
           --mode <METHOD>
               What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git
-              [default: flat]
+              [default: flat; nar with --git]
 
           --hash-algo <ALGORITHM>
               The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
 
           --name <NAME>
               The name of the store item [default: the last part of the first URL]
+
+          --git <URL>
+              A git repository: the tree of a commit is wanted; so far from repositories in folders and
+              on media only
+
+          --rev <REV>
+              With --git: the commit's full id, a tag or a branch
+
+          --submodules
+              With --git: submodules too (not there yet)
 
       -o, --output <PATH>
               Where it goes [default: ./NAME]; '-' is standard output, after verification
@@ -600,11 +611,11 @@ fn explaining() {
     insta::assert_snapshot!(shown(explain().go()), @r"
     exit 0
     --- stdout
-    store  absent      [DIR]/nix/store [[MS] ms]
-    links  absent      [DIR]/nix/store/.links: without an index only sha256 NAR hashes can be looked up; store-index update --store [DIR]/nix/store makes one [[MS] ms]
-    store  found       [DIR]/nix/store/[DIGEST]-hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
-    media  found       [DIR]/folder/greeting/hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
-    url    would ask   http://127.0.0.1:[PORT]/hello [[MS] ms]
+    store       absent      [DIR]/nix/store [[MS] ms]
+    links       absent      [DIR]/nix/store/.links: without an index only sha256 NAR hashes can be looked up; store-index update --store [DIR]/nix/store makes one [[MS] ms]
+    store       found       [DIR]/nix/store/[DIGEST]-hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
+    media       found       [DIR]/folder/greeting/hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
+    url         would ask   http://127.0.0.1:[PORT]/hello [[MS] ms]
     ");
     insta::assert_snapshot!(shown(explain().arg("--json").go()), @r#"
     exit 0
@@ -646,6 +657,7 @@ fn indexing() {
           "added": 0,
           "changing": 0,
           "complete": true,
+          "directories": 0,
           "files": 1,
           "hashed_bytes": 0,
           "id": "[ROOT ID]",
@@ -654,6 +666,7 @@ fn indexing() {
           "kind": "folder",
           "links": 0,
           "ms": [MS],
+          "notes": [],
           "removed": 0,
           "root": "[DIR]/folder",
           "segments": 1,

@@ -9,15 +9,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use store_index::address::Method;
 use store_index::digest::Algorithm;
 use store_index::hash_text;
+use store_index::store_option::StoreOption;
 use store_index::store_path::ItemName;
 use store_index::terminal::ProgressMode;
 
 use crate::error::FetchError;
 use crate::fetch::Policy;
+use crate::git::Revision;
 use crate::net::Limits;
-use crate::places::{self, Named, StoreOption};
-use crate::request::{Request, Target};
-use crate::source_url::SourceUrl;
+use crate::places::Named;
+use crate::request::{GitSource, Request, Target};
+use crate::source_url::{NameError, SourceUrl};
 use crate::stale_hash::StaleHash;
 
 /// The longest time that may be given for a timeout: more is a mistake in the unit.
@@ -41,8 +43,8 @@ Exit codes:
 
 /// Fetches content by hash: copies what this machine already has, under whatever name, and downloads only the rest.
 ///
-/// Asked in this order: the output itself, the store under the expected names, its .links, the store under any name,
-/// indexed folders and media, and last the URLs. Whatever is found is hashed as it lands; only the right content
+/// Asked in this order: the output itself, the store under the expected names, its .links, local git repositories, the
+/// store under any name, indexed folders and media, and last the URLs. Whatever is found is hashed as it lands; only the right content
 /// becomes the output. Standard output carries the output's path.
 #[derive(Debug, Parser)]
 #[command(name = "fetch", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
@@ -92,6 +94,9 @@ struct ExplainArgs {
     what: WhatArgs,
     #[command(flatten)]
     places: PlaceArgs,
+    /// Accepted, so that a command line of a fetch can be asked about; no socket is opened anyway
+    #[arg(long, hide = true)]
+    offline: bool,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -101,7 +106,7 @@ struct WhatArgs {
     /// Where the network has it, tried in this order: http:// and https://
     #[arg(value_name = "URL")]
     urls: Vec<String>,
-    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat]
+    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
     #[arg(long, value_name = "METHOD")]
     mode: Option<String>,
     /// The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
@@ -110,6 +115,15 @@ struct WhatArgs {
     /// The name of the store item [default: the last part of the first URL]
     #[arg(long)]
     name: Option<String>,
+    /// A git repository: the tree of a commit is wanted; so far from repositories in folders and on media only
+    #[arg(long, value_name = "URL")]
+    git: Option<String>,
+    /// With --git: the commit's full id, a tag or a branch
+    #[arg(long, value_name = "REV", allow_hyphen_values = true)]
+    rev: Option<String>,
+    /// With --git: submodules too (not there yet)
+    #[arg(long)]
+    submodules: bool,
 }
 
 #[derive(Debug, Args)]
@@ -395,11 +409,19 @@ impl WhatArgs {
                     hash_error(&error)
                 })
             });
+        let git = git_source(self.git, self.rev, self.submodules, &self.urls, environment)?;
+        let method = method.transpose()?.or(git.as_ref().map(|_| Method::Nar));
         let parsed =
             hash_text::parse(hash, algorithm.transpose()?).map_err(|error| hash_error(&error))?;
         let address = parsed
-            .into_address(method.transpose()?)
+            .into_address(method)
             .map_err(|error| hash_error(&error))?;
+        if git.is_some() && address.method() == Method::Flat {
+            return Err(
+                FetchError::usage("--git delivers a directory, which has no flat hash")
+                    .with_hint("--mode nar is meant with --git unless --mode says otherwise"),
+            );
+        }
         if address.algorithm().is_weak() && address.method() != Method::Git {
             warnings.push(format!(
                 "{} hashes can be forged: a match does not prove that the content is the right one",
@@ -411,7 +433,10 @@ impl WhatArgs {
             .iter()
             .map(|text| parse_url(text))
             .collect::<Result<Vec<_>, _>>()?;
-        let url_names: Vec<_> = urls.iter().map(SourceUrl::default_name).collect();
+        let url_names: Vec<_> = match &git {
+            Some(git) => vec![repository_name(&git.url)],
+            None => urls.iter().map(SourceUrl::default_name).collect(),
+        };
         let given = environment.or(self.name, "FETCH_NAME")?;
         let name = match (&given, output, url_names.first()) {
             (Some(given), _, _) => {
@@ -428,9 +453,9 @@ impl WhatArgs {
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned()),
             (None, None, Some(Err(error))) => {
+                let url = git.as_ref().map_or_else(|| &urls[0], |git| &git.url);
                 return Err(FetchError::usage(format!(
-                    "no name for the output can be made of {}: {error}",
-                    urls[0]
+                    "no name for the output can be made of {url}: {error}"
                 ))
                 .with_hint("say where it goes with -o PATH"));
             }
@@ -457,10 +482,70 @@ impl WhatArgs {
             item_names,
             asked_names,
             urls,
+            git,
             executable,
             target: Target::Stdout,
         };
         Ok((request, warnings))
+    }
+}
+
+/// Reads `--git`, `--rev` and `--submodules`.
+fn git_source(
+    git: Option<String>,
+    rev: Option<String>,
+    submodules: bool,
+    urls: &[String],
+    environment: &Environment<'_>,
+) -> Result<Option<GitSource>, FetchError> {
+    let (git, rev) = (
+        environment.or(git, "FETCH_GIT")?,
+        environment.or(rev, "FETCH_REV")?,
+    );
+    let submodules = environment.switch(submodules, "FETCH_SUBMODULES")?;
+    let (git, rev) = match (git, rev) {
+        (Some(git), Some(rev)) => (git, rev),
+        (Some(_), None) => {
+            return Err(FetchError::usage(
+                "--git needs --rev: which commit, tag or branch is wanted?",
+            ));
+        }
+        (None, Some(_)) => return Err(FetchError::usage("--rev is of no use without --git")),
+        (None, None) if submodules => {
+            return Err(FetchError::usage("--submodules is of no use without --git"));
+        }
+        (None, None) => return Ok(None),
+    };
+    if submodules {
+        return Err(FetchError::usage("--submodules is not there yet")
+            .with_hint("without it, submodules become empty directories"));
+    }
+    if !urls.is_empty() {
+        return Err(FetchError::usage(
+            "--git and the URL of a file exclude each other",
+        ));
+    }
+    let revision = Revision::parse(&rev).map_err(|error| {
+        FetchError::usage(format!(
+            "--rev '{}' cannot be used: {error}",
+            rev.escape_debug()
+        ))
+    })?;
+    let url = SourceUrl::parse_repository(&git).map_err(|error| {
+        FetchError::usage(format!("the URL of --git cannot be used: {error}")).with_hint(
+            "a repository on this machine is found in a folder named with --media; the URL says where it came from",
+        )
+    })?;
+    Ok(Some(GitSource { url, revision }))
+}
+
+/// Returns the base name of a repository, without `.git`.
+fn repository_name(url: &SourceUrl) -> Result<String, NameError> {
+    let name = url.default_name()?;
+    match name.strip_suffix(".git") {
+        Some("") => Err(NameError::Missing),
+        Some(stripped) => Ok(stripped.to_owned()),
+        None => Ok(name),
     }
 }
 
@@ -505,7 +590,11 @@ impl PlaceArgs {
         };
         let stores: Vec<StoreOption> = texts
             .iter()
-            .map(|text| places::parse_store_option(text, env_store.as_deref()))
+            .map(|text| {
+                StoreOption::parse(text, env_store.as_deref()).map_err(|error| {
+                    FetchError::usage(format!("--store '{}': {error}", text.escape_debug()))
+                })
+            })
             .collect::<Result<_, _>>()?;
         let named = Named {
             stores,

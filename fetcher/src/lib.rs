@@ -14,6 +14,7 @@ mod download;
 pub mod error;
 pub mod explain;
 pub mod fetch;
+pub mod git;
 mod landing;
 pub mod net;
 mod output;

@@ -6,6 +6,7 @@ use store_index::address::ContentAddress;
 use store_index::hash_text::HashForm;
 use store_index::store_path::ItemName;
 
+use crate::git::Revision;
 use crate::source_url::SourceUrl;
 
 /// One content, where it goes and where the network has it.
@@ -23,10 +24,21 @@ pub struct Request {
     pub asked_names: Vec<String>,
     /// Where the network has it, in the order to be tried.
     pub urls: Vec<SourceUrl>,
+    /// The repository and the commit whose tree is wanted.
+    pub git: Option<GitSource>,
     /// Whether the owner's executable bit is asked for. A NAR hash decides by itself.
     pub executable: bool,
     /// Where it goes.
     pub target: Target,
+}
+
+/// A commit of a repository.
+#[derive(Clone, Debug)]
+pub struct GitSource {
+    /// Where the network has the repository.
+    pub url: SourceUrl,
+    /// Which commit.
+    pub revision: Revision,
 }
 
 /// Where the content goes.

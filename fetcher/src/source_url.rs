@@ -106,6 +106,16 @@ impl SourceUrl {
         })
     }
 
+    /// Parses the URL of a git repository, or git's short form of an ssh URL, `user@host:path`.
+    pub fn parse_repository(text: &str) -> Result<Self, SourceUrlError> {
+        match text.split_once(':') {
+            Some((host, path)) if host.contains('@') && !host.contains('/') => {
+                Self::parse(&format!("ssh://{host}/{}", path.trim_start_matches('/')))
+            }
+            _ => Self::parse(text),
+        }
+    }
+
     /// Takes a URL that a server sent, under the same limits.
     pub(crate) fn from_url(url: Url) -> Result<Self, SourceUrlError> {
         if url.as_str().len() > MAX_URL_BYTES {

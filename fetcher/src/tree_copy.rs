@@ -1,4 +1,4 @@
-//! Copies a whole tree into a staging directory and hashes what lands, in one walk.
+//! Copies or checks out a whole tree into a staging directory and hashes what lands, in one walk.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,17 +12,53 @@ use store_index::beneath::Node;
 use store_index::digest::Digest;
 use store_index::git_tree::GitHasher;
 use store_index::nar::NarHasher;
-use store_index::tree::{self, TreeError, Visitor};
+use store_index::tree::{self, Skip, TreeError, Visitor};
 use store_index::watch::Watch;
 
+use crate::git::{Checkout, Form};
 use crate::verify::{self, Verdict};
 
-/// Copies the directory `source` into the existing, empty directory `staged`.
+/// Copies the directory `source` into the existing, empty directory `staged`, without what is to be skipped. Returns
+/// also how many entries of that kind there are, skipped or not.
 pub(crate) fn copy(
     address: &ContentAddress,
     source: OwnedFd,
     staged: OwnedFd,
+    skip: Skip,
     watch: Watch<'_>,
+) -> Result<(Verdict, u64), TreeError> {
+    let mut metadata = 0;
+    let verdict = land(address, staged, |copier| {
+        metadata = tree::walk_without(skip, Node::Directory(source), copier, watch)?;
+        Ok(())
+    })?;
+    Ok((verdict, metadata))
+}
+
+/// Checks a tree of a repository out into the existing, empty directory `staged`.
+pub(crate) fn check_out(
+    address: &ContentAddress,
+    source: &Checkout,
+    staged: OwnedFd,
+    watch: Watch<'_>,
+) -> Result<Verdict, TreeError> {
+    let mut submodules = 0;
+    let verdict = land(address, staged, |copier| {
+        submodules = source.walk(copier, watch)?;
+        Ok(())
+    })?;
+    if matches!(verdict, Verdict::Right(_)) && submodules > 0 && source.form == Form::Raw {
+        watch.progress.note(&format!(
+            "{submodules} submodules are empty directories; the id is that of the tree in the repository"
+        ));
+    }
+    Ok(verdict)
+}
+
+fn land(
+    address: &ContentAddress,
+    staged: OwnedFd,
+    walk: impl FnOnce(&mut dyn Visitor) -> Result<(), TreeError>,
 ) -> Result<Verdict, TreeError> {
     let mut copier = Copier {
         hasher: TreeHasher::new(address),
@@ -32,7 +68,7 @@ pub(crate) fn copy(
         file: None,
         bytes: 0,
     };
-    tree::walk(Node::Directory(source), &mut copier, watch)?;
+    walk(&mut copier)?;
     let (got, bytes) = (copier.hasher.finish(), copier.bytes);
     Ok(verify::tree(address, got, bytes))
 }
@@ -135,6 +171,12 @@ impl Copier {
             _ => Err(io::Error::other("only a directory can be copied as a tree")),
         }
     }
+
+    fn make_directory(&mut self) -> io::Result<(&OwnedFd, Vec<u8>)> {
+        let (parent, name) = self.place()?;
+        rustix::fs::mkdirat(parent, OsStr::from_bytes(&name), Mode::from_raw_mode(0o777))?;
+        Ok((parent, name))
+    }
 }
 
 impl Visitor for Copier {
@@ -142,9 +184,8 @@ impl Visitor for Copier {
         let directory = match self.root.take() {
             Some(root) => root,
             None => {
-                let (parent, name) = self.place()?;
+                let (parent, name) = self.make_directory()?;
                 let name = OsStr::from_bytes(&name);
-                rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777))?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 rustix::fs::openat(parent, name, flags, Mode::empty())?
             }
@@ -204,5 +245,10 @@ impl Visitor for Copier {
     fn file_end(&mut self) -> io::Result<()> {
         self.file = None;
         self.hasher.visitor().file_end()
+    }
+
+    fn submodule(&mut self, commit: &[u8]) -> io::Result<()> {
+        self.make_directory()?;
+        self.hasher.visitor().submodule(commit)
     }
 }

@@ -68,6 +68,11 @@ pub(crate) fn nothing_delivered(
             format!("cannot download {what}\n  {trouble}"),
         )
         .with_hint("try again later, or give another URL")
+    } else if !offline && request.git.is_some() {
+        FetchError::usage(format!(
+            "no local repository has {what}, and repositories cannot be cloned yet"
+        ))
+        .with_hint("clone it yourself, and name the folder it is in with --media")
     } else if !offline && !request.urls.is_empty() && only_unsupported(request) {
         FetchError::usage(format!(
             "no usable URL is left for {what}, and no local source has it"
@@ -81,7 +86,7 @@ pub(crate) fn nothing_delivered(
         return error;
     }
     let message = format!(
-        "{}\n  stale hash? it is here under the name of another version: {}",
+        "{}\n  stale hash? it seems to be here under the name of another version: {}",
         error.message,
         suspicious.join(", ")
     );

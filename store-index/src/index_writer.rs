@@ -534,6 +534,10 @@ pub fn forget(directory: &Path) -> io::Result<()> {
             fs_err::remove_file(entry.path())?;
         }
     }
+    match fs_err::remove_dir_all(directory.join(crate::directory_links::DIRECTORY)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     match fs_err::remove_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
         _ => Ok(()),

@@ -55,6 +55,8 @@ pub struct Note {
     pub uuid: Option<String>,
     /// Where it was when it was indexed, as [`path_text::encode`] writes it.
     pub path: Option<String>,
+    /// Where it was when the links to its directories were made.
+    pub linked_as: Option<String>,
 }
 
 /// A medium that has an index on this machine.
@@ -130,6 +132,7 @@ impl Medium {
             label: label.or(before.label),
             uuid: uuid.or(before.uuid),
             path: Some(path_text::encode(&self.real)),
+            linked_as: before.linked_as,
         }
     }
 }
@@ -259,6 +262,11 @@ impl Note {
     /// Returns where the medium was when it was indexed.
     pub fn last_path(&self) -> Option<PathBuf> {
         path_text::decode(self.path.as_deref()?)
+    }
+
+    /// Returns what the targets of the links to directories begin with.
+    pub fn linked_as(&self) -> Option<PathBuf> {
+        path_text::decode(self.linked_as.as_deref()?)
     }
 
     /// Replaces the note in an index directory.

@@ -5,8 +5,11 @@
 
 mod absent;
 mod by_name;
+mod directories;
+mod git;
 mod links;
 mod media;
+mod repositories;
 mod store;
 mod url;
 
@@ -15,8 +18,10 @@ use std::rc::Rc;
 
 use store_index::beneath::Beneath;
 use store_index::path_text::printable;
+use store_index::tree::Skip;
 use store_index::watch::Watch;
 
+use crate::git::Checkout;
 use crate::places::Places;
 use crate::request::Request;
 use crate::source_url::SourceUrl;
@@ -33,10 +38,14 @@ pub enum SourceKind {
     Store,
     /// A deduplicated file in a store's `.links`.
     Links,
+    /// A whole tree: a directory under any name, or a tree in a local repository.
+    Directories,
     /// A file in a folder or on a medium.
     Media,
     /// A URL that the user gave.
     Url,
+    /// The repository that the user gave.
+    Git,
 }
 
 impl SourceKind {
@@ -46,8 +55,10 @@ impl SourceKind {
             Self::Output => "output",
             Self::Store => "store",
             Self::Links => "links",
+            Self::Directories => "directories",
             Self::Media => "media",
             Self::Url => "url",
+            Self::Git => "git",
         }
     }
 }
@@ -125,6 +136,17 @@ pub enum CandidatePlace {
         /// Its size in bytes when it was indexed.
         size: Option<u64>,
     },
+    /// A directory beneath a root, or the single file that a NAR hash may also be of.
+    Tree {
+        /// The root.
+        root: Rc<Beneath>,
+        /// The path in it, empty for the root itself.
+        path: PathBuf,
+        /// What is left out of it, to be tried in this order as long as it matters.
+        forms: &'static [Skip],
+    },
+    /// A tree in a repository.
+    Checkout(Checkout),
     /// A download.
     Url(SourceUrl),
 }
@@ -200,6 +222,23 @@ pub fn in_order<'a>(
     for store in &places.stores {
         sources.push(Box::new(links::Links::new(store)));
     }
+    if directories::can_answer(request) {
+        for store in places
+            .stores
+            .iter()
+            .filter(|store| !store.indexes.is_empty())
+        {
+            sources.push(Box::new(directories::InStore::new(store)));
+        }
+        for medium in places
+            .media
+            .iter()
+            .filter(|medium| !medium.indexes.is_empty())
+        {
+            sources.push(Box::new(directories::InMedium::new(medium)));
+        }
+    }
+    sources.extend(repositories::of(places, request));
     for store in &places.stores {
         sources.push(Box::new(store::AnyName::new(store)));
     }
@@ -208,14 +247,29 @@ pub fn in_order<'a>(
     }
     let mounted = std::iter::once_with(|| places.discs.mounted())
         .flatten()
-        .map(|medium| Box::new(media::Media::new(medium)) as Box<dyn Source + 'a>);
-    let urls = request
-        .urls
-        .iter()
-        .map(|url| Box::new(url::Url::new(url)) as Box<dyn Source + 'a>);
-    // Last, and no network source: it only says what would help when nothing else did.
+        .flat_map(|medium| {
+            let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
+            if directories::can_answer(request) && !medium.indexes.is_empty() {
+                sources.push(Box::new(directories::InMedium::new(medium)));
+            }
+            sources.push(Box::new(media::Media::new(medium)));
+            sources
+        });
+    let mut last: Vec<Box<dyn Source + 'a>> = Vec::new();
+    for store in &places.stores {
+        if directories::InDatabase::can_answer(request, store) {
+            last.push(Box::new(directories::InDatabase::new(store)));
+        }
+    }
+    for url in &request.urls {
+        last.push(Box::new(url::Url::new(url)));
+    }
+    if let Some(git) = &request.git {
+        last.push(Box::new(git::Git::new(git)));
+    }
+    // Behind all, and no network source: it only says what would help when nothing else did.
     let absent = std::iter::once_with(|| absent::AbsentMedia::new(&places.discs))
         .flatten()
         .map(|source| Box::new(source) as Box<dyn Source + 'a>);
-    sources.into_iter().chain(mounted).chain(urls).chain(absent)
+    sources.into_iter().chain(mounted).chain(last).chain(absent)
 }

@@ -1,18 +1,18 @@
 //! `store-index lookup`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use store_index::address::ContentAddress;
 use store_index::index::{Entry, Index};
 use store_index::key::KeyKind;
 use store_index::path_text;
+use store_index::root::{Root, RootKind};
 
 use super::{
     DONE, Failure, Located, Locator, NOT_FOUND, open_indexes, print, print_json, shown,
     warn_unusable,
 };
 use crate::cli::{LookupArgs, Talk};
-use store_index::root::RootKind;
 use store_index::terminal::say;
 
 /// The most places that are named for one index: a folder may hold a million empty files.
@@ -56,6 +56,12 @@ pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
             Err(error) if !talk.quiet => say(&format!("warning: {error}")),
             Err(_) => {}
         }
+        match index.look_up_tree(&address) {
+            Ok(None) => {}
+            Ok(Some(path)) => found.extend(tree_place(&index, &path, &locator.locate(&index))),
+            Err(error) if !talk.quiet => say(&format!("warning: {error}")),
+            Err(_) => {}
+        }
     }
     if args.json {
         print_json(&found.iter().map(|place| place.json.clone()).collect())?;
@@ -90,33 +96,52 @@ struct Place {
 
 /// Returns where an entry is; `None` if it is not there any more, though its root is.
 fn place(index: &Index, entry: &Entry, located: &Located) -> Option<Place> {
-    let root = index.root();
+    let relative = entry.location.relative_path();
+    if located.mounted && !is_still_there(&located.real.join(&relative), entry.size) {
+        return None;
+    }
+    Some(shown_place(&index.root(), &relative, entry.hint, located))
+}
+
+/// Returns where a directory is, in the same way.
+fn tree_place(index: &Index, relative: &Path, located: &Located) -> Option<Place> {
+    let path: PathBuf = located.real.iter().chain(relative.iter()).collect();
+    let is_there = || match fs_err::symlink_metadata(&path) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
+    if located.mounted && !is_there() {
+        return None;
+    }
+    Some(shown_place(&index.root(), relative, false, located))
+}
+
+fn shown_place(root: &Root, relative: &Path, hint: bool, located: &Located) -> Place {
     let Located {
         real,
         mounted,
         label,
     } = located;
-    let (mounted, path) = (*mounted, real.join(entry.location.relative_path()));
-    if mounted && !is_still_there(&path, entry.size) {
-        return None;
-    }
+    // The root itself has an empty path, which `join` would give a slash.
+    let path: PathBuf = real.iter().chain(relative.iter()).collect();
+    let shown_root = match root.kind() {
+        RootKind::Medium => real,
+        RootKind::Store | RootKind::Folder => root.path(),
+    };
     let json = serde_json::json!({
-        "root": path_text::printable(if root.kind() == RootKind::Medium { real } else { root.path() }),
+        "root": path_text::printable(shown_root),
         "kind": root.kind().name(),
         "path": path_text::printable(&path),
-        "hint": entry.hint,
+        "hint": hint,
         "mounted": mounted,
         "label": label,
     });
     let text = match label {
-        _ if mounted => shown(&path),
-        Some(label) => format!(
-            "{} (on «{label}», which is not mounted)",
-            shown(&entry.location.relative_path())
-        ),
+        _ if *mounted => shown(&path),
+        Some(label) => format!("{} (on «{label}», which is not mounted)", shown(relative)),
         None => format!("{} (not mounted)", shown(&path)),
     };
-    Some(Place { text, json })
+    Place { text, json }
 }
 
 fn is_still_there(path: &Path, size: u64) -> bool {

@@ -61,12 +61,12 @@ pub(crate) fn update(args: &UpdateArgs, talk: &Talk, watch: Watch<'_>) -> Result
         };
         match update::run(&update, watch) {
             Ok(summary) => {
-                place.remember(args, &index_dir)?;
+                place.remember(args, &index_dir, summary.walked)?;
                 report(place, &index_dir, &summary, args, talk)?;
                 done.push(json(place, &index_dir, &summary));
             }
             Err(UpdateError::Interrupted) => {
-                place.remember(args, &index_dir)?;
+                place.remember(args, &index_dir, false)?;
                 return Err(Failure::Interrupted);
             }
             Err(error) => {
@@ -94,11 +94,14 @@ impl Place {
     }
 
     /// Notes what a medium is called and where it is, beside its index unless that goes with the medium.
-    fn remember(&self, args: &UpdateArgs, index_dir: &Path) -> Result<(), Failure> {
+    fn remember(&self, args: &UpdateArgs, index_dir: &Path, walked: bool) -> Result<(), Failure> {
         let Some(medium) = self.medium.as_ref().filter(|_| !args.in_place) else {
             return Ok(());
         };
-        let note = medium.note(Note::read(index_dir));
+        let mut note = medium.note(Note::read(index_dir));
+        if walked {
+            note.linked_as.clone_from(&note.path);
+        }
         note.write(index_dir).map_err(|error| Failure::Local {
             message: format!("cannot note what the medium is called: {error}"),
             hint: None,
@@ -214,6 +217,9 @@ fn report(
                 summary.changing
             ));
         }
+        for note in summary.notes.iter().filter(|_| talk.verbose) {
+            say(note);
+        }
         if summary.unfinished_items > 0 && talk.verbose {
             say(&format!(
                 "{} store items are not valid yet; the next update looks again",
@@ -249,6 +255,7 @@ fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value
         "links": summary.links,
         "files": summary.files,
         "hints": summary.hints,
+        "directories": summary.directories,
         "added": summary.added,
         "removed": summary.removed,
         "unchanged": summary.unchanged,
@@ -257,6 +264,7 @@ fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value
         "changing": summary.changing,
         "unfinished_items": summary.unfinished_items,
         "warnings": summary.warnings,
+        "notes": summary.notes,
         "segments": summary.segments,
         "index_bytes": summary.index_bytes,
         "complete": summary.finished && summary.unreadable == 0 && summary.changing == 0,

@@ -1,5 +1,6 @@
 //! Brings an index up to date with its root: reads what is new, drops what is gone.
 
+mod directories;
 mod folder;
 mod hints;
 mod known;
@@ -114,6 +115,12 @@ pub struct Summary {
     pub files: u64,
     /// Those of them that nobody has read: a checksum list says what they are.
     pub hints: u64,
+    /// False for a medium that cannot have changed since it was indexed.
+    pub walked: bool,
+    /// Links to whole directories in the index now.
+    pub directories: u64,
+    /// What only those want to know who ask for details.
+    pub notes: Vec<String>,
     /// Segments of the index now.
     pub segments: usize,
     /// Length of the index in bytes.
@@ -210,6 +217,9 @@ pub fn run(update: &Update, watch: Watch<'_>) -> Result<Summary, UpdateError> {
         .inspect_err(|_| watch.progress.end())?
     };
     watch.progress.end();
+    if summary.walked {
+        directories::update(update, &writer, &mut summary, watch)?;
+    }
     let manifest = writer.manifest();
     for (segment, entry) in writer.segments().iter().zip(&manifest.segments) {
         let live = segment

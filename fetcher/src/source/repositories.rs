@@ -1,0 +1,125 @@
+//! Local git repositories in folders and on media: a tree by its id, or that of a commit, tag or branch.
+
+use std::io;
+use std::rc::Rc;
+
+use gix::ObjectId;
+use store_index::address::{ContentAddress, GitObject};
+use store_index::digest::Algorithm;
+use store_index::path_text::printable;
+use store_index::watch::Watch;
+
+use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
+use crate::git::{self, Checkout, Folder, Form, Repository, Roots};
+use crate::places::{MediumPlace, Places};
+use crate::request::Request;
+
+/// Makes a source for each folder and medium, if a repository can have what is wanted at all.
+pub(super) fn of(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
+    if request.git.is_none() && wanted_tree(request).is_none() {
+        return Vec::new();
+    }
+    let roots = Roots::new(places.media.iter().map(|medium| &medium.root));
+    let source = |medium: &Rc<MediumPlace>| {
+        let (medium, roots) = (Rc::clone(medium), roots.clone());
+        Box::new(Repositories { medium, roots }) as Box<dyn Source>
+    };
+    places.media.iter().map(source).collect()
+}
+
+/// The id of the tree that is wanted, if a tree is wanted by its id.
+fn wanted_tree(request: &Request) -> Option<ObjectId> {
+    match &request.address {
+        ContentAddress::Git(git)
+            if git.object() != GitObject::Blob && git.digest().algorithm() == Algorithm::Sha1 =>
+        {
+            ObjectId::try_from(git.digest().as_bytes()).ok()
+        }
+        _ => None,
+    }
+}
+
+#[derive(Debug)]
+struct Repositories {
+    medium: Rc<MediumPlace>,
+    /// Where repositories may lead.
+    roots: Roots,
+}
+
+impl Repositories {
+    /// Returns what a repository has of a request, the likeliest first.
+    fn ask(&self, found: &Folder, request: &Request) -> io::Result<Vec<Checkout>> {
+        let mut repository = Repository::open(found, &self.roots)?;
+        let wanted = wanted_tree(request);
+        let (trees, form) = match (wanted, &request.git) {
+            (Some(tree), _) if repository.has_tree(&tree)? => (vec![tree], Form::Raw),
+            (_, Some(git)) => (repository.trees_of(&git.revision)?, Form::Converted),
+            (_, None) => (Vec::new(), Form::Raw),
+        };
+        if let (true, Some(reason)) = (trees.is_empty(), repository.left_out()) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+        }
+        repository.close();
+        let repository = Rc::new(repository);
+        let checkout = |tree| Checkout {
+            repository: Rc::clone(&repository),
+            tree,
+            form,
+        };
+        Ok(trees.into_iter().map(checkout).collect())
+    }
+}
+
+impl Source for Repositories {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Directories
+    }
+
+    fn location(&self) -> String {
+        printable(self.medium.root.path())
+    }
+
+    fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
+        let found = git::discover(&self.medium.root, watch);
+        let (mut checkouts, mut trouble) = (Vec::new(), None);
+        for folder in &found {
+            if watch.interrupted() {
+                break;
+            }
+            match self.ask(folder, request) {
+                Ok(some) => checkouts.extend(some),
+                Err(error) => {
+                    trouble = Some(format!("{}: {error}", printable(&folder.location())));
+                }
+            }
+        }
+        // The same tree again is a second chance for a damaged repository; first each tree once.
+        let mut seen = Vec::new();
+        let (mut first, again): (Vec<_>, Vec<_>) = checkouts.into_iter().partition(|checkout| {
+            let is_new = !seen.contains(&checkout.tree);
+            seen.push(checkout.tree);
+            is_new
+        });
+        first.extend(again);
+        first.truncate(MAX_CANDIDATES);
+        match trouble {
+            _ if !first.is_empty() => Lookup::Found(first.into_iter().map(candidate).collect()),
+            Some(trouble) => Lookup::Unavailable(trouble),
+            None => Lookup::Absent(Some(match found.len() {
+                0 => "no repository was found in it".to_owned(),
+                1 => "its repository does not have it".to_owned(),
+                count => format!("none of its {count} repositories has it"),
+            })),
+        }
+    }
+}
+
+fn candidate(checkout: Checkout) -> Candidate {
+    Candidate {
+        kind: SourceKind::Directories,
+        location: printable(&checkout.repository.location()),
+        place: CandidatePlace::Checkout(checkout),
+        // The revision was named, and a tree's id has no name that could be stale.
+        names: KnownNames::NotGuarded,
+    }
+}
