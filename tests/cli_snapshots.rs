@@ -611,11 +611,11 @@ fn explaining() {
     insta::assert_snapshot!(shown(explain().go()), @r"
     exit 0
     --- stdout
-    store  absent      [DIR]/nix/store [[MS] ms]
-    links  absent      [DIR]/nix/store/.links: without an index only sha256 NAR hashes can be looked up; store-index update --store [DIR]/nix/store makes one [[MS] ms]
-    store  found       [DIR]/nix/store/[DIGEST]-hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
-    media  found       [DIR]/folder/greeting/hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
-    url    would ask   http://127.0.0.1:[PORT]/hello [[MS] ms]
+    store       absent      [DIR]/nix/store [[MS] ms]
+    links       absent      [DIR]/nix/store/.links: without an index only sha256 NAR hashes can be looked up; store-index update --store [DIR]/nix/store makes one [[MS] ms]
+    store       found       [DIR]/nix/store/[DIGEST]-hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
+    media       found       [DIR]/folder/greeting/hello.txt (6 bytes to copy and hash): known as hello.txt [[MS] ms]
+    url         would ask   http://127.0.0.1:[PORT]/hello [[MS] ms]
     ");
     insta::assert_snapshot!(shown(explain().arg("--json").go()), @r#"
     exit 0
@@ -657,6 +657,7 @@ fn indexing() {
           "added": 0,
           "changing": 0,
           "complete": true,
+          "directories": 0,
           "files": 1,
           "hashed_bytes": 0,
           "id": "[ROOT ID]",
@@ -665,6 +666,7 @@ fn indexing() {
           "kind": "folder",
           "links": 0,
           "ms": [MS],
+          "notes": [],
           "removed": 0,
           "root": "[DIR]/folder",
           "segments": 1,

@@ -2,8 +2,7 @@
 
 use std::io::Write as _;
 
-/// Returns true, and says why past the test runner's capture, if some program or root's rights are missing; with
-/// `FETCH_TESTS_REQUIRE_ALL=1` that is a failure.
+/// Returns true, and says why, if some program or root's rights are missing; see [`skipped`].
 #[must_use = "the test must end where something is missing"]
 pub(crate) fn lacks(test: &str, programs: &[&str], root: bool) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -14,6 +13,13 @@ pub(crate) fn lacks(test: &str, programs: &[&str], root: bool) -> bool {
         None if root && !is_root() => "needs root".to_owned(),
         None => return false,
     };
+    skipped(test, &reason);
+    true
+}
+
+/// Says past the test runner's capture, and in the list that tests/run prints, that a test does not run; with
+/// `FETCH_TESTS_REQUIRE_ALL=1` that is a failure.
+pub(crate) fn skipped(test: &str, reason: &str) {
     assert!(
         std::env::var_os("FETCH_TESTS_REQUIRE_ALL").is_none_or(|value| value != "1"),
         "{test} {reason}, and FETCH_TESTS_REQUIRE_ALL=1"
@@ -28,7 +34,6 @@ pub(crate) fn lacks(test: &str, programs: &[&str], root: bool) -> bool {
             .unwrap();
         log.write_all(line.as_bytes()).unwrap();
     }
-    true
 }
 
 /// Says whether the tests run as root.

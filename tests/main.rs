@@ -6,6 +6,7 @@ mod bad_input;
 mod cli_snapshots;
 mod content_addresses;
 mod crash;
+mod directories;
 mod network;
 mod nix_store;
 mod repositories;

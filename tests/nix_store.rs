@@ -938,3 +938,95 @@ fn a_file_by_its_git_id() {
         assert_eq!(env.output(name), fs_err::read(&file).unwrap());
     }
 }
+
+/// An index is a hint: content whose link vanished is still found, at once in the listing, and after an update in the
+/// index, also inside trees.
+#[test]
+fn links_that_vanish_hide_nothing() {
+    if lacks("links_that_vanish_hide_nothing", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let (store, item) = store_with_tree(&env);
+    let data = fs_err::read(item.join("deep/down/data")).unwrap();
+    let tarball = env.write("made/hello-2.10.tar.gz", noise(7, 20_000));
+    let content = fs_err::read(&tarball).unwrap();
+    let flat = store.add_fixed("sha256", false, &tarball);
+    store.optimise();
+    let index = indexed(&env, &store, "sha256");
+    fs_err::rename(store.dir().join(".links"), env.path("links-elsewhere")).unwrap();
+
+    let report = env
+        .fetch_hash(sri(&content))
+        .store(&store)
+        .index(&index)
+        .args(["-o", "a", "--offline"])
+        .json(0);
+    assert_eq!(
+        (report.kind(), report.location()),
+        ("store", flat.to_str().unwrap())
+    );
+
+    let again = indexed(&env, &store, "sha256");
+    assert_eq!(again, index);
+    let report = env
+        .fetch_hash(sri(&data))
+        .store(&store)
+        .index(&index)
+        .args(["-o", "b", "--offline"])
+        .json(0);
+    assert_eq!(report.kind(), "store");
+    assert_eq!(env.output("b"), data);
+}
+
+/// A symbolic link is content too, under its NAR hash, and is never followed.
+#[test]
+fn a_symbolic_link_as_an_item() {
+    if lacks("a_symbolic_link_as_an_item", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    fs_err::create_dir_all(env.path("made")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", env.path("made/link")).unwrap();
+    let item = store.add_fixed("sha256", true, &env.path("made/link"));
+    let report = env
+        .fetch_hash(store.nar_hash(&item))
+        .store(&store)
+        .args(["--mode", "nar", "-o", "copy", "--offline"])
+        .json(0);
+    assert_eq!(report.location(), item.to_str().unwrap());
+    assert_eq!(
+        fs_err::read_link(env.out("copy")).unwrap(),
+        std::path::Path::new("/etc/passwd")
+    );
+    assert_eq!(env.outputs(), ["copy"]);
+}
+
+/// Only its daemon writes into a store, and a mode is not changed through a hard link.
+#[test]
+fn outputs_never_touch_a_store() {
+    if lacks("outputs_never_touch_a_store", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let file = env.write("made/file", "content of an item");
+    let item = store.add_fixed("sha256", false, &file);
+    for output in [item.clone(), store.dir().join("new")] {
+        let report = env
+            .fetch_hash(sri(b"content of an item"))
+            .store(&store)
+            .args(["--executable", "--offline", "-o"])
+            .arg(&output)
+            .json(7);
+        assert!(report.stderr.contains("the store"), "{}", report.stderr);
+    }
+    fs_err::hard_link(&item, env.out("linked")).unwrap();
+    env.fetch_hash(sri(b"content of an item"))
+        .store(&store)
+        .args(["--executable", "--offline", "-o", "linked"])
+        .json(7);
+    assert_eq!(mode(&item), 0o444);
+    assert!(!store.dir().join("new").exists());
+}

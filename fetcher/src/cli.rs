@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use store_index::address::Method;
 use store_index::digest::Algorithm;
 use store_index::hash_text;
+use store_index::store_option::StoreOption;
 use store_index::store_path::ItemName;
 use store_index::terminal::ProgressMode;
 
@@ -16,7 +17,7 @@ use crate::error::FetchError;
 use crate::fetch::Policy;
 use crate::git::Revision;
 use crate::net::Limits;
-use crate::places::{self, Named, StoreOption};
+use crate::places::Named;
 use crate::request::{GitSource, Request, Target};
 use crate::source_url::{NameError, SourceUrl};
 use crate::stale_hash::StaleHash;
@@ -93,6 +94,9 @@ struct ExplainArgs {
     what: WhatArgs,
     #[command(flatten)]
     places: PlaceArgs,
+    /// Accepted, so that a command line of a fetch can be asked about; no socket is opened anyway
+    #[arg(long, hide = true)]
+    offline: bool,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -586,7 +590,11 @@ impl PlaceArgs {
         };
         let stores: Vec<StoreOption> = texts
             .iter()
-            .map(|text| places::parse_store_option(text, env_store.as_deref()))
+            .map(|text| {
+                StoreOption::parse(text, env_store.as_deref()).map_err(|error| {
+                    FetchError::usage(format!("--store '{}': {error}", text.escape_debug()))
+                })
+            })
             .collect::<Result<_, _>>()?;
         let named = Named {
             stores,

@@ -19,8 +19,9 @@ const REFLINK_ABOVE: u64 = 64 * 1024;
 /// How much is copied at a time, in bytes: stays in the second-level cache until it is hashed.
 const BUFFER_LEN: usize = 256 * 1024;
 
-/// How many buffers go round between the copying and the hashing thread.
-const BUFFERS: usize = 4;
+/// How many buffers go round between the copying and the hashing thread. Hashing takes longest: this many keep it busy
+/// for the milliseconds that the scheduler of a busy machine may keep the other thread waiting.
+const BUFFERS: usize = 32;
 
 /// Why a copy ended early.
 #[derive(Debug, thiserror::Error)]

@@ -26,6 +26,8 @@ pub(crate) enum DownloadError {
     Trouble(String),
     /// The staging file cannot be written or read.
     Write(io::Error),
+    /// This machine does not let us: no descriptor, no thread.
+    Local(String),
     /// Told to stop.
     Interrupted,
 }
@@ -68,6 +70,7 @@ impl From<NetError> for DownloadError {
         match (error.class(), error) {
             (_, NetError::Sink(error)) => Self::Write(error),
             (NetClass::Interrupted, _) => Self::Interrupted,
+            (NetClass::Local, error) => Self::Local(error.to_string()),
             (NetClass::Gone, error) => Self::Gone(error.to_string()),
             (_, error) => Self::Trouble(error.to_string()),
         }

@@ -62,8 +62,8 @@ pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanat
                 for candidate in candidates {
                     let known = source.learn_names(&candidate);
                     let suspicious = stale_hash::is_suspicious(&request.asked_names, &known);
-                    let reason =
-                        (!known.is_empty()).then(|| format!("known as {}", known.join(", ")));
+                    let reason = (!known.is_empty())
+                        .then(|| format!("known as {}", known.join(", ").escape_debug()));
                     let answer = if suspicious { "suspicious" } else { "found" };
                     let bytes = size(&candidate);
                     push(
@@ -99,7 +99,7 @@ fn size(candidate: &Candidate) -> Option<u64> {
             let metadata = fs_err::symlink_metadata(root.path().join(path)).ok()?;
             metadata.is_file().then_some(metadata.len())
         }
-        CandidatePlace::Checkout(_) | CandidatePlace::Url(_) => None,
+        CandidatePlace::Tree { .. } | CandidatePlace::Checkout(_) | CandidatePlace::Url(_) => None,
     }
 }
 
@@ -122,7 +122,7 @@ impl Explanation {
         let mut text = String::new();
         for answer in &self.answers {
             let mut line = format!(
-                "{:<6} {:<11} {}",
+                "{:<11} {:<11} {}",
                 answer.kind, answer.answer, answer.location
             );
             if let Some(bytes) = answer.bytes {

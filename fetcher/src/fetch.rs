@@ -1,6 +1,7 @@
 //! The walk: ask the sources in order, let a candidate land, verify, publish; on a mismatch the next candidate.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use store_index::path_text::printable;
@@ -10,7 +11,7 @@ use crate::error::FetchError;
 use crate::landing::{self, Landed, Landing};
 use crate::net::Limits;
 use crate::output::{self, Found};
-use crate::places::Places;
+use crate::places::{DEFAULT_STORES, Places};
 use crate::report::{Attempt, AttemptResult, Listener, Report, Success};
 use crate::request::{Request, Target};
 use crate::source::{self, Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
@@ -68,7 +69,7 @@ struct Walk<'a> {
     watch: Watch<'a>,
     attempts: Vec<Attempt>,
     /// Local places that were tried, since several sources may lead to one.
-    tried: HashSet<String>,
+    tried: HashSet<PathBuf>,
     /// Candidates that the guard passed over.
     suspicious: Vec<Candidate>,
     network: NetworkSummary,
@@ -81,6 +82,7 @@ impl Walk<'_> {
             Target::Path(path) => {
                 let place = Place::open(path)
                     .map_err(|error| landing::folder_error(self.request, &error))?;
+                refuse_store(path, places)?;
                 if let Some(done) = self.output_already_there(&place)? {
                     return Ok(done);
                 }
@@ -151,8 +153,8 @@ impl Walk<'_> {
             Found::Wrong(_) if self.policy.force => Ok(None),
             Found::Wrong(what) => Err(taken(what)
                 .with_hint("remove it, choose another path with -o, or replace it with --force")),
-            Found::FullDirectory(what) => Err(taken(what).with_hint(
-                "remove it or choose another path with -o; a directory is never replaced",
+            Found::Irreplaceable(what) => Err(taken(what).with_hint(
+                "remove it or choose another path with -o; --force replaces files and symbolic links only",
             )),
         }
     }
@@ -197,8 +199,10 @@ impl Walk<'_> {
                 ));
                 break;
             }
-            let is_local = matches!(candidate.place, CandidatePlace::Local { .. });
-            if is_local && !self.tried.insert(candidate.location.clone()) {
+            if let CandidatePlace::Local { root, path, .. }
+            | CandidatePlace::Tree { root, path, .. } = &candidate.place
+                && !self.tried.insert(root.path().join(path))
+            {
                 continue;
             }
             if self.pass_over(source, &candidate) {
@@ -241,7 +245,7 @@ impl Walk<'_> {
         );
         let location = candidate.location.clone();
         self.listener.warning(&format!(
-            "{location} has the wanted hash, but is {reason}: is the hash stale?"
+            "{location} is said to have the wanted hash, but is {reason}: is the hash stale?"
         ));
         self.record(
             candidate.kind,
@@ -264,7 +268,7 @@ impl Walk<'_> {
             return Ok(None);
         }
         for candidate in self.suspicious.clone() {
-            self.listener.warning(&format!(
+            self.listener.loud_warning(&format!(
                 "using {} although its version is not the one asked for: is the hash stale? (--stale-hash refuse prevents this)",
                 candidate.location
             ));
@@ -351,4 +355,26 @@ impl Walk<'_> {
         self.listener.attempt(&attempt);
         self.attempts.push(attempt);
     }
+}
+
+/// Only a daemon writes into a store: whatever else appears there is taken for damage, or collected.
+fn refuse_store(output: &Path, places: &Places) -> Result<(), FetchError> {
+    let Some(folder) = output
+        .parent()
+        .and_then(|folder| fs_err::canonicalize(folder).ok())
+    else {
+        return Ok(());
+    };
+    let asked = places.stores.iter().map(|store| store.root.path());
+    let stores = asked.chain(DEFAULT_STORES.map(Path::new));
+    for store in stores.filter_map(|store| fs_err::canonicalize(store).ok()) {
+        if folder.starts_with(&store) {
+            let store = printable(&store);
+            return Err(FetchError::local(format!(
+                "the output lies in the store {store}, which only its daemon may write"
+            ))
+            .with_hint("choose another path with -o"));
+        }
+    }
+    Ok(())
 }

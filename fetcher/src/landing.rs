@@ -9,7 +9,7 @@ use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
 use store_index::path_text::printable;
-use store_index::tree::TreeError;
+use store_index::tree::{Skip, TreeError};
 use store_index::watch::{Unit, Watch};
 
 use crate::copy::{self, CopyError};
@@ -23,7 +23,7 @@ use crate::report::AttemptResult;
 use crate::request::{Request, Target};
 use crate::source::{Candidate, CandidatePlace};
 use crate::source_url::SourceUrl;
-use crate::staging::{Place, StagedFile, StagedTree};
+use crate::staging::{self, Place, StagedFile, StagedTree};
 use crate::tree_copy;
 use crate::verdict;
 use crate::verify::{FileCheck, Verdict, Verified};
@@ -95,7 +95,10 @@ impl<'a> Landing<'a> {
         watch: Watch<'a>,
     ) -> Result<Self, FetchError> {
         let staged = match &place {
-            Some(place) => StagedFile::beside(place),
+            Some(place) => {
+                staging::sweep(place);
+                StagedFile::beside(place)
+            }
             None => StagedFile::temporary(),
         };
         let staged = staged.map_err(|error| folder_error(request, &error))?;
@@ -116,12 +119,17 @@ impl<'a> Landing<'a> {
             .map_err(|error| self.write_error(&error))?;
         match &candidate.place {
             CandidatePlace::Local { root, path, size } => {
-                self.land_local(candidate, root, path, *size)
+                self.land_local(candidate, root, path, *size, &[Skip::Nothing])
+            }
+            CandidatePlace::Tree { root, path, forms } => {
+                self.land_local(candidate, root, path, None, forms)
             }
             CandidatePlace::Checkout(checkout) => {
-                self.land_tree(candidate, "checking out", |target| {
+                let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
                     tree_copy::check_out(&self.request.address, checkout, target, self.watch)
-                })
+                        .map(|verdict| (verdict, 0))
+                })?;
+                Ok(landed)
             }
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
@@ -134,6 +142,7 @@ impl<'a> Landing<'a> {
                     Ok(verdict) => return self.judge_body(url, verdict),
                     Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
                     Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
+                    Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
                     Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
                     Err(DownloadError::Trouble(reason)) => {
                         NotIt::new(AttemptResult::Failed, reason)
@@ -150,18 +159,14 @@ impl<'a> Landing<'a> {
         root: &Beneath,
         path: &Path,
         indexed_size: Option<u64>,
+        forms: &[Skip],
     ) -> Result<Landed, FetchError> {
-        let reason = match root.open_node(path) {
+        let reason = match root.open_node_or_root(path) {
             Ok(Node::File(file)) => return self.land_file(candidate, &file, indexed_size),
             Ok(Node::Directory(directory)) => {
-                return self.land_tree(candidate, "copying", |target| {
-                    tree_copy::copy(&self.request.address, directory, target, self.watch)
-                });
+                return self.land_tree(candidate, &directory, forms);
             }
-            Ok(Node::Symlink(_)) => NotIt::new(
-                AttemptResult::Failed,
-                "it is a symbolic link, which is not followed",
-            ),
+            Ok(Node::Symlink(target)) => return self.land_symlink(&target),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 NotIt::new(AttemptResult::Absent, "it has vanished")
             }
@@ -238,19 +243,66 @@ impl<'a> Landing<'a> {
         Ok(landed)
     }
 
+    /// Tries a tree in one form after the other, as long as there is something that a form leaves out.
     fn land_tree(
         &self,
         candidate: &Candidate,
-        verb: &str,
-        fill: impl FnOnce(OwnedFd) -> Result<Verdict, TreeError>,
+        source: &OwnedFd,
+        forms: &[Skip],
     ) -> Result<Landed, FetchError> {
+        let mut landed = None;
+        for &form in forms {
+            let (tried, metadata) = self.land_tree_without(form, candidate, source)?;
+            let is_over = metadata == 0 || matches!(tried, Landed::Delivered { .. });
+            // What is said of a wrong tree is said of its first form.
+            let answer = match (landed.take(), tried) {
+                (Some(first @ Landed::NotIt(_)), Landed::NotIt(_)) => first,
+                (_, tried) => tried,
+            };
+            if is_over {
+                return Ok(answer);
+            }
+            landed = Some(answer);
+        }
+        let reason = "there is no form in which it could be tried";
+        Ok(landed.unwrap_or_else(|| Landed::NotIt(NotIt::new(AttemptResult::Failed, reason))))
+    }
+
+    /// Lands one form of a tree; with the number of entries that some form leaves out.
+    fn land_tree_without(
+        &self,
+        skip: Skip,
+        candidate: &Candidate,
+        source: &OwnedFd,
+    ) -> Result<(Landed, u64), FetchError> {
+        let no = |not_it| Ok((Landed::NotIt(not_it), 0));
+        let source = match source.try_clone() {
+            Ok(source) => source,
+            Err(error) => return no(NotIt::new(AttemptResult::Failed, error.to_string())),
+        };
+        if self.place.is_none() {
+            return Ok((self.refuse_for_stdout(Node::Directory(source))?, 0));
+        }
+        self.fill_tree(candidate, "copying", |target| {
+            tree_copy::copy(&self.request.address, source, target, skip, self.watch)
+        })
+    }
+
+    /// Has a staged directory filled, and publishes it if it is right. The number is passed on.
+    fn fill_tree(
+        &self,
+        candidate: &Candidate,
+        verb: &str,
+        fill: impl FnOnce(OwnedFd) -> Result<(Verdict, u64), TreeError>,
+    ) -> Result<(Landed, u64), FetchError> {
+        let no = |not_it| Ok((Landed::NotIt(not_it), 0));
         if matches!(self.request.address, ContentAddress::Flat(_)) {
             let reason = "it is a directory, and a file is wanted";
-            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Mismatch, reason)));
+            return no(NotIt::new(AttemptResult::Mismatch, reason));
         }
         let Some(place) = &self.place else {
             let reason = "it is a directory, which cannot go to standard output";
-            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Skipped, reason)));
+            return no(NotIt::new(AttemptResult::Skipped, reason));
         };
         let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
         let target = staged
@@ -262,19 +314,23 @@ impl<'a> Landing<'a> {
         let filled = fill(target);
         self.watch.progress.end();
         let reason = match filled {
-            Ok(Verdict::Right(verified)) => {
+            Ok((Verdict::Right(verified), metadata)) => {
                 let bytes = verified.bytes();
                 match publish::tree(staged, verified, place, self.force) {
                     Ok(Published::Done) => {}
                     Ok(Published::Taken) => self.accept_what_appeared(place)?,
                     Err(error) => return Err(self.write_error(&error)),
                 }
-                return Ok(Landed::Delivered {
+                let delivered = Landed::Delivered {
                     bytes,
                     executable: false,
-                });
+                };
+                return Ok((delivered, metadata));
             }
-            Ok(Verdict::Wrong { got, bytes }) => NotIt::wrong(self.request, got, bytes),
+            Ok((Verdict::Wrong { got, bytes }, metadata)) => {
+                let wrong = NotIt::wrong(self.request, got, bytes);
+                return Ok((Landed::NotIt(wrong), metadata));
+            }
             Err(TreeError::Interrupted) => return Err(FetchError::interrupted()),
             // The hashes of git refuse content that was made to collide.
             Err(TreeError::Visit { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
@@ -286,7 +342,54 @@ impl<'a> Landing<'a> {
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
         };
-        Ok(Landed::NotIt(reason))
+        no(reason)
+    }
+
+    /// A symbolic link has a NAR hash of its own; it is never followed.
+    fn land_symlink(&self, target: &[u8]) -> Result<Landed, FetchError> {
+        if !matches!(self.request.address, ContentAddress::Nar(_)) {
+            let reason = "it is a symbolic link, which is not followed";
+            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Failed, reason)));
+        }
+        let Some(place) = &self.place else {
+            return self.refuse_for_stdout(Node::Symlink(target.to_vec()));
+        };
+        match self.judge_in_place(Node::Symlink(target.to_vec()))? {
+            Err(not_it) => Ok(Landed::NotIt(not_it)),
+            Ok(verified) => {
+                let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
+                match publish::symlink(&staged, target, verified, place, self.force) {
+                    Ok(Published::Done) => {}
+                    Ok(Published::Taken) => self.accept_what_appeared(place)?,
+                    Err(error) => return Err(self.write_error(&error)),
+                }
+                Ok(Landed::Delivered {
+                    bytes: 0,
+                    executable: false,
+                })
+            }
+        }
+    }
+
+    /// Only bytes can go to standard output. The right content that has none is worth its own words.
+    fn refuse_for_stdout(&self, node: Node) -> Result<Landed, FetchError> {
+        match self.judge_in_place(node)? {
+            Err(not_it) => Ok(Landed::NotIt(not_it)),
+            Ok(_) => Err(FetchError::local(
+                "the content is a directory or symbolic link, which cannot go to standard output",
+            )
+            .with_hint("say where it goes with -o PATH")),
+        }
+    }
+
+    /// Hashes a node where it lies.
+    fn judge_in_place(&self, node: Node) -> Result<Result<Verified, NotIt>, FetchError> {
+        match tree_copy::hash(&self.request.address, node, self.watch) {
+            Ok(Verdict::Right(verified)) => Ok(Ok(verified)),
+            Ok(Verdict::Wrong { got, bytes }) => Ok(Err(NotIt::wrong(self.request, got, bytes))),
+            Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
+            Err(error) => Ok(Err(NotIt::new(AttemptResult::Failed, error.to_string()))),
+        }
     }
 
     fn publish_file(&mut self, verified: Verified) -> Result<(), FetchError> {
@@ -308,7 +411,7 @@ impl<'a> Landing<'a> {
     fn accept_what_appeared(&self, place: &Place) -> Result<(), FetchError> {
         match output::examine(self.request, place, self.watch)? {
             Found::Right(_) => Ok(()),
-            Found::Nothing | Found::Wrong(_) | Found::FullDirectory(_) => {
+            Found::Nothing | Found::Wrong(_) | Found::Irreplaceable(_) => {
                 let path = printable(&place.path);
                 Err(FetchError::local(format!(
                     "while this ran, something else appeared at the output {path}"

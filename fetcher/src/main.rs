@@ -71,8 +71,17 @@ fn run(parsed: &Parsed) -> u8 {
             if let Err(error) = &report.result {
                 print_error(&terminal, error);
             }
-            let printed = print_result(request, &report, parsed.speech.json);
-            printed.map_or(exit_code::LOCAL, |()| report.exit_code())
+            match print_result(request, &report, parsed.speech.json) {
+                Ok(()) => report.exit_code(),
+                // Whoever closed the pipe has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => report.exit_code(),
+                Err(error) => {
+                    let error =
+                        FetchError::local(format!("cannot write to standard output: {error}"));
+                    print_error(&terminal, &error);
+                    error.kind.exit_code()
+                }
+            }
         }
         (Invocation::Explain { request }, Ok(places)) => {
             for warning in &places.warnings {
@@ -146,6 +155,10 @@ impl Listener for Voice<'_> {
         if !self.speech.quiet {
             self.terminal.line(&format!("fetch: warning: {message}"));
         }
+    }
+
+    fn loud_warning(&self, message: &str) {
+        self.terminal.line(&format!("fetch: warning: {message}"));
     }
 
     fn attempt(&self, attempt: &Attempt) {

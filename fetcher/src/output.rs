@@ -1,6 +1,7 @@
 //! What stands at the output already: the right content, or a reason to stop.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 
 use store_index::address::ContentAddress;
 use store_index::beneath::Node;
@@ -24,8 +25,8 @@ pub(crate) enum Found {
     Right(Verified),
     /// Something else, described.
     Wrong(&'static str),
-    /// A directory with something in it, which is not replaced even on request.
-    FullDirectory(&'static str),
+    /// Something that is not replaced even on request: a directory with something in it, a device, a pipe, a socket.
+    Irreplaceable(&'static str),
 }
 
 /// Looks at what stands at the output.
@@ -44,12 +45,12 @@ pub(crate) fn examine(
     match standing {
         None => Ok(Found::Nothing),
         Some(Standing::Symlink) => Ok(Found::Wrong("a symbolic link, which is not followed")),
-        Some(Standing::Special) => Ok(Found::Wrong("a device, pipe or socket")),
+        Some(Standing::Special) => Ok(Found::Irreplaceable("a device, pipe or socket")),
         Some(Standing::Directory(directory)) => {
             let wrong = if publish::is_empty(&directory).map_err(|error| unreadable(&error))? {
                 Found::Wrong
             } else {
-                Found::FullDirectory
+                Found::Irreplaceable
             };
             if matches!(request.address, ContentAddress::Flat(_)) {
                 return Ok(wrong("a directory"));
@@ -84,6 +85,12 @@ pub(crate) fn examine(
             watch.progress.end();
             match verdict {
                 Ok(Verdict::Right(verified)) => {
+                    // The mode belongs to every name of the file, and another may be a store's.
+                    if executable != verified.executable() && metadata.nlink() > 1 {
+                        return Ok(Found::Wrong(
+                            "the right content, but the executable bit is wrong and the file has other names",
+                        ));
+                    }
                     publish::set_mode(&file, verified.executable())
                         .map_err(|error| mode_error(place, &error))?;
                     Ok(Found::Right(verified))

@@ -2,27 +2,23 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::root::{Root, RootKind};
+use store_index::store_option::StoreOption;
+use store_index::store_path;
+use store_index::store_state::StoreState;
 
 use crate::error::FetchError;
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
-const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
-
-/// A store as it was named: paths are computed with one directory and read below another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreOption {
-    /// What store paths begin with, such as `/nix/store`.
-    pub logical: String,
-    /// Where its files are.
-    pub real: PathBuf,
-}
+pub(crate) const DEFAULT_STORES: [&str; 2] = ["/gnu/store", "/nix/store"];
 
 /// What was named on the command line or in the environment.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +45,28 @@ pub struct StorePlace {
     pub root: Rc<Beneath>,
     /// What is known of its files.
     pub indexes: Vec<Index>,
+    /// Its own database, not opened.
+    pub state: StoreState,
+}
+
+impl StorePlace {
+    /// Returns the modification time of the store directory, in nanoseconds since 1970.
+    pub(crate) fn modified_ns(&self) -> Option<i64> {
+        let metadata = fs_err::metadata(self.root.path()).ok()?;
+        let seconds_ns = metadata.mtime().saturating_mul(1_000_000_000);
+        Some(seconds_ns.saturating_add(metadata.mtime_nsec()))
+    }
+
+    /// Returns the names of the items that have a NAR hash, as far as the database knows.
+    pub(crate) fn names_with_nar_hash(&self, hash: &NarHash) -> Vec<String> {
+        let items = self.state.items_with_nar_hash(hash).ok().flatten();
+        let name = |item: String| Some(store_path::split_base_name(&item)?.1.to_owned());
+        items
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(name)
+            .collect()
+    }
 }
 
 impl fmt::Debug for StorePlace {
@@ -87,42 +105,6 @@ pub struct Places {
     pub warnings: Vec<String>,
 }
 
-/// Reads `DIR[=REAL]`; an empty DIR is the store of the environment.
-pub fn parse_store_option(text: &str, env_store: Option<&str>) -> Result<StoreOption, FetchError> {
-    let (logical, real) = match text.split_once('=') {
-        Some((logical, real)) => (logical, Some(real)),
-        None => (text, None),
-    };
-    let logical = if logical.is_empty() {
-        env_store.ok_or_else(|| {
-            FetchError::usage(format!(
-                "--store '{text}' names no store, and neither NIX_STORE_DIR nor NIX_STORE is set"
-            ))
-        })?
-    } else {
-        logical
-    };
-    let trimmed = logical.trim_end_matches('/');
-    if !trimmed.starts_with('/') {
-        return Err(FetchError::usage(format!(
-            "--store '{text}': a store's directory is an absolute path"
-        )));
-    }
-    let real = match real {
-        Some("") => {
-            return Err(FetchError::usage(format!(
-                "--store '{text}': nothing stands behind the '='"
-            )));
-        }
-        Some(real) => PathBuf::from(real),
-        None => PathBuf::from(trimmed),
-    };
-    Ok(StoreOption {
-        logical: trimmed.to_owned(),
-        real,
-    })
-}
-
 impl Places {
     /// Opens what was named and finds what was not. A store or medium that was named must be there; an index need
     /// not: it only makes things faster.
@@ -139,15 +121,18 @@ impl Places {
             stores.push((option.logical.clone(), root));
         }
         if named.stores.is_empty() && !named.no_store {
-            let mut defaults: Vec<&str> = env_store.into_iter().collect();
-            defaults.extend(
-                DEFAULT_STORES
-                    .iter()
-                    .filter(|store| Some(**store) != env_store),
-            );
-            for logical in defaults {
-                if let Ok(root) = Beneath::open(Path::new(logical)) {
-                    stores.push((logical.to_owned(), root));
+            let mut defaults: Vec<StoreOption> = Vec::new();
+            for logical in env_store.into_iter().chain(DEFAULT_STORES) {
+                let store = StoreOption::parse(logical, None).map_err(|error| {
+                    FetchError::usage(format!("the store '{}': {error}", logical.escape_debug()))
+                })?;
+                if !defaults.contains(&store) {
+                    defaults.push(store);
+                }
+            }
+            for StoreOption { logical, real } in defaults {
+                if let Ok(root) = Beneath::open(&real) {
+                    stores.push((logical, root));
                 }
             }
         }
@@ -191,6 +176,7 @@ impl Places {
             let identity = Root::store(&logical);
             let indexes = places.indexes_of(&identity, &mut indexes);
             places.stores.push(Rc::new(StorePlace {
+                state: StoreState::of(&logical, root.path()),
                 logical,
                 root: Rc::new(root),
                 indexes,

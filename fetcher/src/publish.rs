@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -78,6 +79,11 @@ pub fn tree(
             clear_empty_directory(place)?;
             // The old file takes the hidden name and goes with it.
             match moved(RenameFlags::EXCHANGE) {
+                Ok(()) if is_directory(hidden)? => {
+                    // It appeared since it was looked at, and directories are never replaced.
+                    moved(RenameFlags::EXCHANGE)?;
+                    return Ok(Published::Taken);
+                }
                 Ok(()) => {}
                 Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {
                     // Gone meanwhile, or a file system that cannot exchange: then there is a moment without either.
@@ -94,12 +100,42 @@ pub fn tree(
     }
 }
 
+/// Makes a symbolic link in the staged directory and gives it the output's name.
+pub fn symlink(
+    staged: &StagedTree,
+    target: &[u8],
+    _verified: Verified,
+    place: &Place,
+    force: bool,
+) -> io::Result<Published> {
+    const NAME: &str = "link";
+    let room = staged.directory()?;
+    rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(target), &room, NAME)?;
+    if force {
+        clear_empty_directory(place)?;
+    }
+    let flags = if force {
+        RenameFlags::empty()
+    } else {
+        RenameFlags::NOREPLACE
+    };
+    match rustix::fs::renameat_with(&room, NAME, &*place.directory, &place.name, flags) {
+        Ok(()) => Ok(Published::Done),
+        Err(Errno::EXIST) => Ok(Published::Taken),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_directory(hidden: &staging::Hidden) -> io::Result<bool> {
+    let stat = rustix::fs::statat(hidden.directory(), hidden.name(), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
 /// Replaces what stands at the output by a staged file, through a hidden name where it has none.
 fn rename(staged: &mut StagedFile, place: &Place, replace: bool) -> io::Result<Published> {
     let mut hidden = match staged.hidden.take() {
         Some(hidden) => hidden,
         None => {
-            staging::sweep(place);
             let file = &staged.file;
             staging::hidden(place, |_, name| {
                 link(file, place, name)?;

@@ -187,6 +187,8 @@ impl<'a> From<&'a Attempt> for JsonAttempt<'a> {
 pub trait Listener {
     /// Something is not as it should be, and the fetch goes on.
     fn warning(&self, message: &str);
+    /// The same, and it must be heard even by those who asked for silence.
+    fn loud_warning(&self, message: &str);
     /// A source was asked or a candidate tried.
     fn attempt(&self, attempt: &Attempt);
 }

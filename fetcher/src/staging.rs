@@ -21,6 +21,9 @@ const HIDDEN_PREFIX: &str = ".fetch-";
 /// How many random digits follow, 64 bits.
 const HIDDEN_DIGITS: usize = 16;
 
+/// The most names of an output's folder that are looked at for leftovers: a few milliseconds.
+const MAX_SWEPT_ENTRIES: usize = 20_000;
+
 /// How often a random name may be taken before something is wrong.
 const MAX_NAME_TRIES: usize = 16;
 
@@ -146,7 +149,6 @@ impl StagedFile {
     }
 
     fn named(place: &Place) -> io::Result<Self> {
-        sweep(place);
         let (fd, hidden) = hidden(place, |directory, name| {
             let flags =
                 OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -160,7 +162,10 @@ impl StagedFile {
 
     /// Throws away what landed, for the next candidate.
     pub fn empty(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
+        // ext4 writes back a file that was ever truncated to nothing, even from nothing, before its close returns.
+        if self.file.metadata()?.len() > 0 {
+            self.file.set_len(0)?;
+        }
         self.file.rewind()
     }
 }
@@ -175,7 +180,6 @@ pub struct StagedTree {
 impl StagedTree {
     /// Makes one beside an output.
     pub fn beside(place: &Place) -> io::Result<Self> {
-        sweep(place);
         let (directory, hidden) = hidden(place, |directory, name| {
             rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o777))?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -203,10 +207,14 @@ pub(crate) fn hidden(
             Err(error) => return Err(error.into()),
         };
         let lock = fd.try_clone()?;
-        // A file system without locks has no sweep either.
-        let _ = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
-        // Another run may have swept it between the making and the locking.
-        if rustix::fs::statat(place.directory.as_fd(), &name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        // A sweeper that met the name before it was locked holds the lock, and will remove it. A file system without
+        // locks has no sweep either.
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            == Err(Errno::WOULDBLOCK)
+        {
+            continue;
+        }
+        if !is_still(place, &name, &lock)? {
             continue;
         }
         let hidden = Hidden {
@@ -221,6 +229,13 @@ pub(crate) fn hidden(
         io::ErrorKind::AlreadyExists,
         "every random name is taken",
     ))
+}
+
+/// Returns whether a name still stands for what was opened under it.
+fn is_still(place: &Place, name: &OsStr, opened: &OwnedFd) -> io::Result<bool> {
+    let opened = rustix::fs::fstat(opened)?;
+    let named = rustix::fs::statat(place.directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW);
+    Ok(named.is_ok_and(|named| (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)))
 }
 
 /// A number that differs from run to run and call to call; nothing secret hangs on it.
@@ -239,7 +254,7 @@ pub(crate) fn sweep(place: &Place) {
         return;
     };
     let own = rustix::process::geteuid().as_raw();
-    for entry in listing.flatten() {
+    for entry in listing.flatten().take(MAX_SWEPT_ENTRIES) {
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if !is_hidden_name(name) {
             continue;

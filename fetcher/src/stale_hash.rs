@@ -48,6 +48,9 @@ const PACKING_SUFFIXES: [&str; 4] = [".orig", "-source", "-src", "-checkout"];
 /// The fewest hex digits of a commit in Guix's `VERSION-REVISION.COMMIT`.
 const MIN_COMMIT_DIGITS: usize = 7;
 
+/// The most digits of a single number with a letter, as in 2023c; more are part of a commit.
+const MAX_LETTERED_DIGITS: usize = 5;
+
 /// What to do about suspicious matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StaleHash {
@@ -159,8 +162,11 @@ fn read_version(text: &str, single_number_counts: bool) -> Option<Version> {
     }
     let letters_len = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
     let (letters, rest) = rest.split_at(letters_len);
-    // 1234567a is a commit, not a version.
-    if single && !letters.is_empty() {
+    // 2023c is a version, 1234567a a commit.
+    if single
+        && !letters.is_empty()
+        && (letters.len() > 1 || numbers[0].len() > MAX_LETTERED_DIGITS)
+    {
         return None;
     }
     let revision = match rest.strip_prefix('-') {
@@ -223,6 +229,7 @@ mod tests {
             ("openssl-1.1.1w", "openssl-1.1.1v"),
             ("foo-1.3-checkout", "foo-1.2-checkout"),
             ("foo-1.2-4.def5678-checkout", "foo-1.2-3.abc1234-checkout"),
+            ("tzdata-2023d.tar.gz", "tzdata-2023c.tar.gz"),
         ] {
             assert!(check(wanted, known), "{wanted} / {known}");
         }
@@ -247,6 +254,7 @@ mod tests {
             ("source", "hello-2.10"),
             ("foo-1.2-4.def5678", "foo-1.2"),
             ("openssl-1.1.1w", "openssl-1.1.1"),
+            ("foo-1234567a.tar.gz", "foo-7654321b.tar.gz"),
         ] {
             assert!(!check(wanted, known), "{wanted} / {known}");
         }

@@ -12,22 +12,27 @@ use store_index::beneath::Node;
 use store_index::digest::Digest;
 use store_index::git_tree::GitHasher;
 use store_index::nar::NarHasher;
-use store_index::tree::{self, TreeError, Visitor};
+use store_index::tree::{self, Skip, TreeError, Visitor};
 use store_index::watch::Watch;
 
 use crate::git::{Checkout, Form};
 use crate::verify::{self, Verdict};
 
-/// Copies the directory `source` into the existing, empty directory `staged`.
+/// Copies the directory `source` into the existing, empty directory `staged`, without what is to be skipped. Returns
+/// also how many entries of that kind there are, skipped or not.
 pub(crate) fn copy(
     address: &ContentAddress,
     source: OwnedFd,
     staged: OwnedFd,
+    skip: Skip,
     watch: Watch<'_>,
-) -> Result<Verdict, TreeError> {
-    land(address, staged, |copier| {
-        tree::walk(Node::Directory(source), copier, watch)
-    })
+) -> Result<(Verdict, u64), TreeError> {
+    let mut metadata = 0;
+    let verdict = land(address, staged, |copier| {
+        metadata = tree::walk_without(skip, Node::Directory(source), copier, watch)?;
+        Ok(())
+    })?;
+    Ok((verdict, metadata))
 }
 
 /// Checks a tree of a repository out into the existing, empty directory `staged`.

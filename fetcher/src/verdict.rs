@@ -82,7 +82,7 @@ pub(crate) fn nothing_delivered(
         return error;
     }
     let message = format!(
-        "{}\n  stale hash? it is here under the name of another version: {}",
+        "{}\n  stale hash? it seems to be here under the name of another version: {}",
         error.message,
         suspicious.join(", ")
     );

@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::path_text::printable;
+
 /// The longest symbolic link target that is read, in bytes: Linux's own limit.
 const MAX_SYMLINK_TARGET_LEN: usize = 4096;
 
@@ -48,6 +50,22 @@ impl Beneath {
     /// Returns the root's path as it was given.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Opens the root itself for listing.
+    pub fn open_root(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.directory, ".", flags, Mode::empty())
+            .map_err(|error| name(&self.path, error))
+    }
+
+    /// Opens a file, directory or symbolic link as [`Beneath::open_node`] does, or the root for an empty path.
+    pub fn open_node_or_root(&self, relative: &Path) -> io::Result<Node> {
+        if relative.as_os_str().is_empty() {
+            self.open_root().map(Node::Directory)
+        } else {
+            self.open_node(relative)
+        }
     }
 
     /// Opens a regular file for reading; anything else is an error of kind `InvalidInput`.
@@ -129,7 +147,7 @@ impl Beneath {
     fn unfit(&self, relative: &Path, what: &str) -> io::Error {
         io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{} {what}", self.path.join(relative).display()),
+            format!("{} {what}", printable(&self.path.join(relative))),
         )
     }
 }
@@ -139,7 +157,7 @@ fn name(path: &Path, error: Errno) -> io::Error {
     let error = io::Error::from(error);
     io::Error::new(
         error.kind(),
-        format!("cannot open {}: {error}", path.display()),
+        format!("cannot open {}: {error}", printable(path)),
     )
 }
 

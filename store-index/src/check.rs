@@ -1,20 +1,25 @@
 //! Checks an index against itself, and against the files that it speaks of.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
 use crate::beneath::Beneath;
 use crate::digest::Digest;
+use crate::directory_links::{self, Base, Expected};
 use crate::format::{CELL_LEN, SectionKind, bucket_of, compare_paths, u32_at};
 use crate::hash_file::{BUFFER_LEN, NotHashed, Purpose, hash};
 use crate::index::read_manifest;
 use crate::key::{Digests, KeyKind};
 use crate::manifest::{Manifest, SegmentEntry};
 use crate::path_text;
+use crate::places::IN_PLACE_DIR;
 use crate::read_at::open_regular;
+use crate::root::RootKind;
 use crate::segment::SegmentError;
 use crate::segment::reader::{Object, Segment};
+use crate::tree::Skip;
 use crate::watch::{Unit, Watch};
 
 /// The most findings that are described: a rotten disk has millions.
@@ -48,7 +53,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn add(&mut self, place: impl Into<PathBuf>, what: impl Into<String>) {
+    pub(crate) fn add(&mut self, place: impl Into<PathBuf>, what: impl Into<String>) {
         self.wrong += 1;
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(Finding {
@@ -90,8 +95,47 @@ pub fn check(directory: &Path, content: Option<&Path>, watch: Watch<'_>) -> Repo
     if let Some(real) = content.filter(|_| !report.interrupted) {
         check_content(&manifest, &segments, real, &mut report, watch);
     }
+    if !report.interrupted {
+        check_directories(directory, &manifest, content, &mut report, watch);
+    }
     watch.progress.end();
     report
+}
+
+/// Checks the directory links; that they lead somewhere, if the root is there.
+fn check_directories(
+    directory: &Path,
+    manifest: &Manifest,
+    content: Option<&Path>,
+    report: &mut Report,
+    watch: Watch<'_>,
+) {
+    let is_store = manifest.root.kind() == RootKind::Store;
+    let canonical = fs_err::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    let around = canonical
+        .parent()
+        .filter(|_| !is_store && canonical.file_name() == Some(OsStr::new(IN_PLACE_DIR)));
+    let recorded = manifest
+        .real
+        .as_deref()
+        .unwrap_or_else(|| manifest.root.path());
+    let real = content.or(around).unwrap_or(recorded);
+    let root = Beneath::open(real).ok();
+    let expected = Expected {
+        index_dir: directory,
+        base: match around {
+            Some(_) => Base::InPlace,
+            None => Base::Root(manifest.root.path().to_owned()),
+        },
+        root: root.as_ref(),
+        skip: if is_store {
+            Skip::Nothing
+        } else {
+            Skip::Metadata
+        },
+        content: content.is_some(),
+    };
+    directory_links::check(&expected, report, watch);
 }
 
 fn check_segment(

@@ -8,6 +8,7 @@ use store_index::address::{ContentAddress, Method};
 use store_index::digest::Algorithm;
 use store_index::hash_text;
 use store_index::key::{KeyKind, KeySet};
+use store_index::store_option::StoreOption;
 use store_index::update::MAX_JOBS;
 
 use store_index::terminal::ProgressMode;
@@ -21,6 +22,7 @@ mod variable {
     pub(super) const JOBS: &str = "FETCH_JOBS";
     pub(super) const PROGRESS: &str = "FETCH_PROGRESS";
     pub(super) const HASH_ALGO: &str = "FETCH_HASH_ALGO";
+    pub(super) const MODE: &str = "FETCH_MODE";
     /// Set by Nix, first choice for the present store.
     pub(super) const NIX_STORE_DIR: &str = "NIX_STORE_DIR";
     /// Set by Nix and by Guix.
@@ -47,14 +49,19 @@ Each option can be given as an environment variable, FETCH_STORE for --store and
 
 Exit codes: 0 done, 1 `check` found something wrong, 2 usage, 3 `lookup` found nothing, 7 local trouble, 130 interrupted.";
 
+/// Reads the variable of a switch: empty, 0, no, off and false say no.
+fn switch() -> clap::builder::FalseyValueParser {
+    clap::builder::FalseyValueParser::new()
+}
+
 /// How much to say.
 #[derive(Debug, Args)]
 pub(crate) struct Talk {
     /// Say nothing but results and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", env = "FETCH_QUIET", hide_env = true, value_parser = switch())]
     pub(crate) quiet: bool,
     /// Say more
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, env = "FETCH_VERBOSE", hide_env = true, value_parser = switch())]
     pub(crate) verbose: bool,
     /// How to show progress on standard error
     #[arg(long, global = true, value_name = "STYLE", value_enum)]
@@ -113,19 +120,19 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Read every file, listed in a checksum file or not
-    #[arg(long, conflicts_with = "hints_only")]
+    #[arg(long, conflicts_with = "hints_only", env = "FETCH_HASH_ALL", hide_env = true, value_parser = switch())]
     pub(crate) hash_all: bool,
     /// Read no file, enter only what checksum files list
-    #[arg(long)]
+    #[arg(long, env = "FETCH_HINTS_ONLY", hide_env = true, value_parser = switch())]
     pub(crate) hints_only: bool,
     /// Start from nothing
-    #[arg(long)]
+    #[arg(long, env = "FETCH_REBUILD", hide_env = true, value_parser = switch())]
     pub(crate) rebuild: bool,
     /// Write the index into DIR/.store-index, to go with the tree
-    #[arg(long, conflicts_with_all = ["index", "store"])]
+    #[arg(long, conflicts_with_all = ["index", "store"], env = "FETCH_IN_PLACE", hide_env = true, value_parser = switch())]
     pub(crate) in_place: bool,
     /// Print what was done as JSON
-    #[arg(long)]
+    #[arg(long, env = "FETCH_JSON", hide_env = true, value_parser = switch())]
     pub(crate) json: bool,
 }
 
@@ -157,7 +164,7 @@ pub(crate) struct LookupArgs {
     #[command(flatten)]
     pub(crate) places: PlaceArgs,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, env = "FETCH_JSON", hide_env = true, value_parser = switch())]
     pub(crate) json: bool,
 }
 
@@ -166,7 +173,7 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) places: PlaceArgs,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, env = "FETCH_JSON", hide_env = true, value_parser = switch())]
     pub(crate) json: bool,
 }
 
@@ -175,10 +182,10 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) places: PlaceArgs,
     /// Read every indexed file and compare its digests
-    #[arg(long)]
+    #[arg(long, env = "FETCH_CONTENT", hide_env = true, value_parser = switch())]
     pub(crate) content: bool,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, env = "FETCH_JSON", hide_env = true, value_parser = switch())]
     pub(crate) json: bool,
 }
 
@@ -206,19 +213,10 @@ impl Usage {
     }
 }
 
-/// A store as it was named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoreArg {
-    /// The logical directory.
-    pub(crate) logical: String,
-    /// Where its files are.
-    pub(crate) real: PathBuf,
-}
-
 /// What an update is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RootArg {
-    Store(StoreArg),
+    Store(StoreOption),
     Folder(PathBuf),
 }
 
@@ -344,9 +342,11 @@ impl LookupArgs {
                     .with_hint("there are md5, sha1, sha256, sha512 and blake3")
             })?),
         };
-        let method = match &self.mode {
+        let mode = self.mode.clone();
+        let mode = mode.map_or_else(|| text_variable(variable::MODE), |name| Ok(Some(name)))?;
+        let method = match mode {
             None => None,
-            Some(name) => Some(Method::from_name(name).ok_or_else(|| {
+            Some(name) => Some(Method::from_name(&name).ok_or_else(|| {
                 Usage::new(format!("unknown mode '{}'", name.escape_debug()))
                     .with_hint("there are flat, nar and git")
             })?),
@@ -382,36 +382,16 @@ fn from_environment() -> Result<Vec<RootArg>, Usage> {
 }
 
 /// Reads `DIR[=REAL]`; an empty DIR is the present store.
-fn parse_store(text: &OsStr) -> Result<StoreArg, Usage> {
+fn parse_store(text: &OsStr) -> Result<StoreOption, Usage> {
     let wrong = |why: &str| {
-        Usage::new(format!(
-            "--store '{}': {why}",
-            text.to_string_lossy().escape_debug()
-        ))
+        let text = text.to_string_lossy();
+        Usage::new(format!("--store '{}': {why}", text.escape_debug()))
     };
-    let text = text
+    let store = text
         .to_str()
         .ok_or_else(|| wrong("the path is not UTF-8"))?;
-    let (logical, real) = text
-        .split_once('=')
-        .map_or((text, None), |(logical, real)| (logical, Some(real)));
-    let logical = match logical {
-        "" => present_store()?.ok_or_else(|| {
-            wrong("no directory is given, and neither NIX_STORE_DIR nor NIX_STORE is set")
-        })?,
-        logical => logical.to_owned(),
-    };
-    let absolute = std::path::absolute(&logical).map_err(|error| wrong(&error.to_string()))?;
-    let logical = absolute
-        .to_str()
-        .ok_or_else(|| wrong("the path is not UTF-8"))?
-        .to_owned();
-    let real = match real {
-        Some("") => return Err(wrong("nothing stands behind the '='")),
-        Some(real) => PathBuf::from(real),
-        None => absolute,
-    };
-    Ok(StoreArg { logical, real })
+    StoreOption::parse(store, present_store()?.as_deref())
+        .map_err(|error| wrong(&error.to_string()))
 }
 
 fn present_store() -> Result<Option<String>, Usage> {
@@ -422,8 +402,8 @@ fn present_store() -> Result<Option<String>, Usage> {
 }
 
 /// Returns the present store and the usual ones, as far as they exist.
-fn usual_stores() -> Result<Vec<StoreArg>, Usage> {
-    let mut stores: Vec<StoreArg> = Vec::new();
+fn usual_stores() -> Result<Vec<StoreOption>, Usage> {
+    let mut stores: Vec<StoreOption> = Vec::new();
     for name in present_store()?
         .into_iter()
         .chain(USUAL_STORES.map(str::to_owned))
@@ -461,19 +441,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn stores_may_lie_elsewhere() {
-        let store = parse_store(OsStr::new("/nix/store=/mnt/a=b")).unwrap();
-        assert_eq!(
-            (store.logical.as_str(), store.real.to_str()),
-            ("/nix/store", Some("/mnt/a=b"))
-        );
-        assert_eq!(
-            parse_store(OsStr::new("/gnu/store")).unwrap().real,
-            Path::new("/gnu/store")
-        );
-        assert!(parse_store(OsStr::new("/nix/store=")).is_err());
     }
 }

@@ -81,6 +81,43 @@ impl GitHasher {
         }
     }
 
+    /// Adds a file whose blob id is known, in place of its bytes.
+    pub(crate) fn known_file(&mut self, executable: bool, id: Digest) {
+        self.add(
+            if executable {
+                Mode::Executable
+            } else {
+                Mode::File
+            },
+            id,
+        );
+    }
+
+    /// Ends the innermost directory and returns its id.
+    pub(crate) fn close_directory(&mut self) -> io::Result<Digest> {
+        let mut entries = self.open.pop().unwrap_or_default();
+        entries.sort_by(|a, b| a.sort_key().cmp(b.sort_key()));
+        let mut body = Vec::new();
+        for entry in &entries {
+            body.extend(entry.mode.octal().bytes());
+            body.push(b' ');
+            body.extend(&entry.name);
+            body.push(0);
+            body.extend(entry.id.as_bytes());
+        }
+        let mut hasher = Hasher::new_collision_detecting(self.algorithm);
+        hasher.update(format!("tree {}\0", body.len()).as_bytes());
+        hasher.update(&body);
+        let id = hasher.finish().ok_or_else(collision)?;
+        self.add(Mode::Directory, id);
+        Ok(id)
+    }
+
+    /// Ends the innermost directory without an id; those around it can have none either.
+    pub(crate) fn abandon_directory(&mut self) {
+        self.open.pop();
+    }
+
     fn add(&mut self, mode: Mode, id: Digest) {
         match (self.open.last_mut(), self.names.last()) {
             (Some(directory), Some(name)) => directory.push(Entry {
@@ -117,22 +154,7 @@ impl Visitor for GitHasher {
     }
 
     fn directory_end(&mut self) -> io::Result<()> {
-        let mut entries = self.open.pop().unwrap_or_default();
-        entries.sort_by(|a, b| a.sort_key().cmp(b.sort_key()));
-        let mut body = Vec::new();
-        for entry in &entries {
-            body.extend(entry.mode.octal().bytes());
-            body.push(b' ');
-            body.extend(&entry.name);
-            body.push(0);
-            body.extend(entry.id.as_bytes());
-        }
-        let mut hasher = Hasher::new_collision_detecting(self.algorithm);
-        hasher.update(format!("tree {}\0", body.len()).as_bytes());
-        hasher.update(&body);
-        let id = hasher.finish().ok_or_else(collision)?;
-        self.add(Mode::Directory, id);
-        Ok(())
+        self.close_directory().map(drop)
     }
 
     fn symlink(&mut self, target: &[u8]) -> io::Result<()> {
@@ -161,14 +183,7 @@ impl Visitor for GitHasher {
     fn file_end(&mut self) -> io::Result<()> {
         if let Some((hasher, executable)) = self.file.take() {
             let id = hasher.finish().ok_or_else(collision)?;
-            self.add(
-                if executable {
-                    Mode::Executable
-                } else {
-                    Mode::File
-                },
-                id,
-            );
+            self.known_file(executable, id);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::address::{ContentAddress, Method};
+use crate::directory_links::{self, TreeKind};
 use crate::key::{KeyKind, KeySet};
 use crate::links::LinkName;
 use crate::manifest::{self, Manifest, ManifestError};
@@ -233,6 +234,28 @@ impl Index {
                 })?;
         }
         Ok(entries)
+    }
+
+    /// Returns the place of a directory with this NAR hash or git tree id, relative to the root and empty for the root
+    /// itself. As of [`Index::look_up`], it is to be hashed before it is used.
+    pub fn look_up_tree(&self, address: &ContentAddress) -> Result<Option<PathBuf>, ReadError> {
+        directory_links::look_up(&self.directory, self.manifest.root.path(), address).map_err(
+            |source| ReadError {
+                directory: self.directory.clone(),
+                error: SegmentError::Read {
+                    file: directory_links::DIRECTORY.to_owned(),
+                    source,
+                },
+            },
+        )
+    }
+
+    /// Returns true if there are links to directories of the kind that an address asks for.
+    pub fn has_trees(&self, address: &ContentAddress) -> bool {
+        TreeKind::of_address(address).is_some_and(|kind| {
+            let folder = Path::new(directory_links::DIRECTORY).join(kind.directory());
+            fs_err::symlink_metadata(self.directory.join(folder)).is_ok()
+        })
     }
 
     fn look_up_in(

@@ -48,21 +48,24 @@ pub fn decode_into(text: &[u8], bytes: &mut [u8]) -> Result<(), usize> {
     if text.len() != encoded_len(bytes.len()) {
         return Err(text.len());
     }
-    bytes.fill(0);
-    for (position, (offset, &character)) in text.iter().enumerate().rev().enumerate() {
-        let value = VALUES[usize::from(character)];
-        if value == NO_DIGIT {
-            return Err(offset);
+    // Eight digits are five bytes: whole groups from the end, since the last digit is the lowest.
+    for (bytes, digits) in bytes.chunks_mut(5).zip(text.rchunks(8)) {
+        let (mut number, mut seen) = (0_u64, 0);
+        for &digit in digits {
+            let value = VALUES[usize::from(digit)];
+            number = number << 5 | u64::from(value & 31);
+            seen |= value;
         }
-        let (byte, shift) = (position * 5 / 8, position * 5 % 8);
-        let wide = u16::from(value) << shift;
-        bytes[byte] |= (wide & 0xff) as u8;
-        let carry = (wide >> 8) as u8;
-        if let Some(next) = bytes.get_mut(byte + 1) {
-            *next |= carry;
-        } else if carry != 0 {
+        if seen == NO_DIGIT {
+            let is_bad = |&digit: &u8| VALUES[usize::from(digit)] == NO_DIGIT;
+            return Err(text.iter().position(is_bad).unwrap_or(text.len()));
+        }
+        let number = number.to_le_bytes();
+        let (wanted, left_over) = number.split_at(bytes.len());
+        if left_over.iter().any(|&byte| byte != 0) {
             return Err(text.len());
         }
+        bytes.copy_from_slice(wanted);
     }
     Ok(())
 }

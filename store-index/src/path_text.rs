@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-/// Returns the path as text: bytes that are not UTF-8, and characters that `escape` picks, as `%` and two hex digits a
-/// byte.
-fn encode_with(path: &Path, escape: impl Fn(char) -> bool) -> String {
+/// Returns a text from which [`decode`] makes the path again: bytes that are not UTF-8, control characters and `%` as
+/// `%` and two hex digits a byte.
+pub fn encode(path: &Path) -> String {
     let mut text = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
-            if escape(character) {
+            if character == '%' || character.is_control() {
                 let mut bytes = [0; 4];
                 for byte in character.encode_utf8(&mut bytes).bytes() {
                     text.push_str(&format!("%{byte:02X}"));
@@ -26,15 +26,13 @@ fn encode_with(path: &Path, escape: impl Fn(char) -> bool) -> String {
     text
 }
 
-/// Returns a text from which [`decode`] makes the path again.
-pub fn encode(path: &Path) -> String {
-    encode_with(path, |character| character == '%' || character.is_control())
-}
-
-/// Returns the path for messages and JSON: as it is as far as it is text, and nothing in a hostile name moves the cursor
-/// or starts a new line.
+/// Returns the path for messages and JSON: as it is if it is text, else as [`encode`] has it, so that nothing in a
+/// hostile name moves the cursor or starts a new line, and no two paths look the same.
 pub fn printable(path: &Path) -> String {
-    encode_with(path, char::is_control)
+    match path.to_str() {
+        Some(text) if !text.contains(char::is_control) => text.to_owned(),
+        _ => encode(path),
+    }
 }
 
 /// Reads what [`encode`] wrote.

@@ -1,13 +1,14 @@
 //! What the end-to-end tests stand on: an empty world to run the programs in, and real tools to compare with.
 
 pub(crate) mod git;
+#[path = "../lacks.rs"]
+mod lacks;
 pub(crate) mod nginx;
 pub(crate) mod nix;
 pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use store_index::address::Framing;
 use store_index::digest::{Algorithm, Digest, Hasher};
+
+pub(crate) use self::lacks::{is_root, lacks, skipped};
 
 /// No program under test may take longer: a test that hangs would say nothing.
 const RUN_LIMIT: Duration = Duration::from_secs(90);
@@ -130,7 +133,10 @@ impl TestEnv {
             Path::new(env!("CARGO_BIN_EXE_fetch")),
             store_index_program(),
         ] {
-            fs_err::copy(program, bin.join(program.file_name().unwrap())).unwrap();
+            // A process of its own: a descriptor open for writing here may be inherited by what another test starts
+            // meanwhile, and then the program is "busy".
+            let copied = Command::new("cp").arg(program).arg(&bin).status().unwrap();
+            assert!(copied.success(), "cp {}", program.display());
         }
     }
 
@@ -464,46 +470,6 @@ fn store_index_program() -> &'static Path {
 /// Returns the top of the source tree.
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// Says whether the tests run as root.
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// Returns why a test cannot run here, if it cannot: some program is missing, or only root can do it.
-/// Says so past the test runner's capture and in the list that tests/run prints; with `FETCH_TESTS_REQUIRE_ALL=1` it fails.
-#[must_use = "the test must end where something is missing"]
-pub(crate) fn lacks(test: &str, programs: &[&str], root: bool) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing = programs
-        .iter()
-        .find(|program| !std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
-        .map(|program| format!("needs the program {program}"));
-    let Some(reason) = missing.or((root && !is_root()).then(|| "needs root".into())) else {
-        return false;
-    };
-    skipped(test, &reason);
-    true
-}
-
-/// Says aloud that a test does not run; see [`lacks`].
-pub(crate) fn skipped(test: &str, reason: &str) {
-    assert!(
-        std::env::var_os("FETCH_TESTS_REQUIRE_ALL").is_none_or(|value| value != "1"),
-        "{test} {reason}, and FETCH_TESTS_REQUIRE_ALL=1"
-    );
-    let line = format!("SKIPPED: {test} {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).unwrap();
-    if let Some(log) = std::env::var_os("FETCH_TESTS_SKIPPED_LOG") {
-        fs_err::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(PathBuf::from(log))
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap();
-    }
 }
 
 /// Returns the digest of bytes.

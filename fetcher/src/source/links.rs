@@ -111,13 +111,21 @@ impl Source for Links {
         Lookup::Absent(None)
     }
 
-    /// A link has no name of its own; the items that are the same file have.
+    /// A link has no name of its own; the items that are the same file have. The database knows them by their NAR
+    /// hash, which is the link's name; without one they have the same inode.
     fn learn_names(&mut self, candidate: &Candidate) -> Vec<String> {
         let CandidatePlace::Local { root, path, .. } = &candidate.place else {
             return Vec::new();
         };
         if let KnownNames::Known(names) = &candidate.names {
             return names.clone();
+        }
+        let name = path.file_name().map(|name| name.as_encoded_bytes());
+        if let Some(name) = name.and_then(LinkName::parse) {
+            let names = self.store.names_with_nar_hash(&name.nar_hash());
+            if !names.is_empty() {
+                return names;
+            }
         }
         let Ok(link) = fs_err::symlink_metadata(root.path().join(path)) else {
             return Vec::new();

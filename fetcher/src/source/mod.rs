@@ -4,6 +4,7 @@
 //! all. Adding a source is a file here and a line in [`in_order`].
 
 mod by_name;
+mod directories;
 mod git;
 mod links;
 mod media;
@@ -16,6 +17,7 @@ use std::rc::Rc;
 
 use store_index::beneath::Beneath;
 use store_index::path_text::printable;
+use store_index::tree::Skip;
 use store_index::watch::Watch;
 
 use crate::git::Checkout;
@@ -35,7 +37,7 @@ pub enum SourceKind {
     Store,
     /// A deduplicated file in a store's `.links`.
     Links,
-    /// A whole tree: a directory, or a tree in a local repository.
+    /// A whole tree: a directory under any name, or a tree in a local repository.
     Directories,
     /// A file in a folder or on a medium.
     Media,
@@ -97,6 +99,15 @@ pub enum CandidatePlace {
         path: PathBuf,
         /// Its size in bytes when it was indexed.
         size: Option<u64>,
+    },
+    /// A directory beneath a root, or the single file that a NAR hash may also be of.
+    Tree {
+        /// The root.
+        root: Rc<Beneath>,
+        /// The path in it, empty for the root itself.
+        path: PathBuf,
+        /// What is left out of it, to be tried in this order as long as it matters.
+        forms: &'static [Skip],
     },
     /// A tree in a repository.
     Checkout(Checkout),
@@ -171,12 +182,33 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
     for store in &places.stores {
         sources.push(Box::new(links::Links::new(store)));
     }
+    if directories::can_answer(request) {
+        for store in places
+            .stores
+            .iter()
+            .filter(|store| !store.indexes.is_empty())
+        {
+            sources.push(Box::new(directories::InStore::new(store)));
+        }
+        for medium in places
+            .media
+            .iter()
+            .filter(|medium| !medium.indexes.is_empty())
+        {
+            sources.push(Box::new(directories::InMedium::new(medium)));
+        }
+    }
     sources.extend(repositories::of(places, request));
     for store in &places.stores {
         sources.push(Box::new(store::AnyName::new(store)));
     }
     for medium in &places.media {
         sources.push(Box::new(media::Media::new(medium)));
+    }
+    for store in &places.stores {
+        if directories::InDatabase::can_answer(request, store) {
+            sources.push(Box::new(directories::InDatabase::new(store)));
+        }
     }
     for url in &request.urls {
         sources.push(Box::new(url::Url::new(url)));

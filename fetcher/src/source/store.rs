@@ -1,9 +1,9 @@
 //! Items of a store: under the names one would expect, then under any name.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::rc::Rc;
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir};
+use store_index::links::LISTING_BUFFER_LEN;
 use store_index::path_text::printable;
 use store_index::store_path::{self, FixedOutput};
 use store_index::watch::Watch;
@@ -78,17 +78,15 @@ impl AnyName {
 
     /// Returns true if an index already answered for every item, and the store has not changed since.
     fn index_answered(&self, request: &Request) -> bool {
-        let Ok(metadata) = fs_err::metadata(self.store.root.path()) else {
+        let Some(modified_ns) = self.store.modified_ns() else {
             return false;
         };
-        let modified_ns = metadata
-            .mtime()
-            .saturating_mul(1_000_000_000)
-            .saturating_add(metadata.mtime_nsec());
-        let indexes = &self.store.indexes;
-        indexes
-            .iter()
-            .any(|index| index.covers(&request.address) && index.is_fresh_for(modified_ns))
+        self.store.indexes.iter().any(|index| {
+            index.covers(&request.address)
+                && index.is_fresh_for(modified_ns)
+                // What it named has been tried by now and was not it: links come and go without the directory's time.
+                && index.look_up(&request.address, 1).is_ok_and(|entries| entries.is_empty())
+        })
     }
 }
 
@@ -109,30 +107,24 @@ impl Source for AnyName {
         }
         let paths = FixedOutput::new(&self.store.logical, &request.address);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let listing = rustix::fs::open(self.store.root.path(), flags, Mode::empty())
-            .and_then(|directory| Dir::read_from(&directory));
-        let listing = match listing {
-            Ok(listing) => listing,
-            Err(error) => {
-                return Lookup::Unavailable(format!(
-                    "cannot list it: {}",
-                    std::io::Error::from(error)
-                ));
-            }
+        let unavailable = |error: rustix::io::Errno| {
+            Lookup::Unavailable(format!("cannot list it: {}", std::io::Error::from(error)))
         };
+        let directory = match rustix::fs::open(self.store.root.path(), flags, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(error) => return unavailable(error),
+        };
+        // Borrowed entries: one allocation a name would cost as much as hashing it.
+        let mut buffer = Vec::with_capacity(LISTING_BUFFER_LEN);
+        let mut listing = RawDir::new(directory, buffer.spare_capacity_mut());
         let mut matches = Vec::new();
-        for entry in listing {
+        while let Some(entry) = listing.next() {
             if watch.interrupted() {
                 break;
             }
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(error) => {
-                    return Lookup::Unavailable(format!(
-                        "cannot list it: {}",
-                        std::io::Error::from(error)
-                    ));
-                }
+                Err(error) => return unavailable(error),
             };
             let Ok(base_name) = entry.file_name().to_str() else {
                 continue;

@@ -1,11 +1,12 @@
 //! `store-index lookup`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use store_index::address::ContentAddress;
 use store_index::index::{Entry, Index};
 use store_index::key::KeyKind;
 use store_index::path_text;
+use store_index::root::Root;
 
 use super::{
     DONE, Failure, NOT_FOUND, is_mounted, open_indexes, print, print_json, real_path, shown,
@@ -44,6 +45,11 @@ pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
                     .into_iter()
                     .filter_map(|entry| place(&index, &entry, &named)),
             ),
+            Err(error) if !talk.quiet => say(&format!("warning: {error}")),
+            Err(_) => {}
+        }
+        match index.look_up_tree(&address) {
+            Ok(path) => found.extend(path.and_then(|path| tree_place(&index, &path, &named))),
             Err(error) if !talk.quiet => say(&format!("warning: {error}")),
             Err(_) => {}
         }
@@ -88,20 +94,40 @@ fn place(index: &Index, entry: &Entry, named: &[RootArg]) -> Option<Place> {
     if mounted && !is_still_there(&path, entry.size) {
         return None;
     }
+    Some(shown_place(&root, &path, mounted))
+}
+
+/// Returns where a directory is, in the same way.
+fn tree_place(index: &Index, relative: &Path, named: &[RootArg]) -> Option<Place> {
+    let root = index.root();
+    let real = real_path(index, &root, named);
+    let path: PathBuf = real.iter().chain(relative.iter()).collect();
+    let mounted = is_mounted(&real);
+    let is_there = || match fs_err::symlink_metadata(&path) {
+        Ok(metadata) => metadata.is_dir(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
+    if mounted && !is_there() {
+        return None;
+    }
+    Some(shown_place(&root, &path, mounted))
+}
+
+fn shown_place(root: &Root, path: &Path, mounted: bool) -> Place {
     let json = serde_json::json!({
         "root": path_text::printable(root.path()),
         "kind": root.kind().name(),
-        "path": path_text::printable(&path),
+        "path": path_text::printable(path),
         "hint": false,
         "mounted": mounted,
         "label": null,
     });
     let text = if mounted {
-        shown(&path)
+        shown(path)
     } else {
-        format!("{} (not mounted)", shown(&path))
+        format!("{} (not mounted)", shown(path))
     };
-    Some(Place { text, json })
+    Place { text, json }
 }
 
 fn is_still_there(path: &Path, size: u64) -> bool {

@@ -165,6 +165,9 @@ fn report(
                 summary.changing
             ));
         }
+        for note in summary.notes.iter().filter(|_| talk.verbose) {
+            say(note);
+        }
         if summary.unfinished_items > 0 && talk.verbose {
             say(&format!(
                 "{} store items are not valid yet; the next update looks again",
@@ -195,6 +198,7 @@ fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value
         "index": path_text::printable(index_dir),
         "links": summary.links,
         "files": summary.files,
+        "directories": summary.directories,
         "added": summary.added,
         "removed": summary.removed,
         "unchanged": summary.unchanged,
@@ -203,6 +207,7 @@ fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value
         "changing": summary.changing,
         "unfinished_items": summary.unfinished_items,
         "warnings": summary.warnings,
+        "notes": summary.notes,
         "segments": summary.segments,
         "index_bytes": summary.index_bytes,
         "complete": summary.finished && summary.unreadable == 0 && summary.changing == 0,

@@ -118,7 +118,8 @@ fn unreadable(session: &mut Session<'_>, error: &walkdir::Error) {
     }
 }
 
-fn has_steady_inodes(root: &Path) -> bool {
+/// Returns whether a file keeps its inode.
+pub(super) fn has_steady_inodes(root: &Path) -> bool {
     rustix::fs::statfs(root).is_ok_and(|stat| !UNSTEADY_INODES.contains(&(stat.f_type as u64)))
 }
 

@@ -1,5 +1,6 @@
 //! Brings an index up to date with its root: reads what is new, drops what is gone.
 
+mod directories;
 mod folder;
 mod known;
 mod pool;
@@ -95,6 +96,10 @@ pub struct Summary {
     pub links: u64,
     /// Files in the index now, those of `.links` left out.
     pub files: u64,
+    /// Links to whole directories in the index now.
+    pub directories: u64,
+    /// What only those want to know who ask for details.
+    pub notes: Vec<String>,
     /// Segments of the index now.
     pub segments: usize,
     /// Length of the index in bytes.
@@ -181,6 +186,7 @@ pub fn run(update: &Update, watch: Watch<'_>) -> Result<Summary, UpdateError> {
     .flatten()
     .inspect_err(|_| watch.progress.end())?;
     watch.progress.end();
+    directories::update(update, &writer, &mut summary, watch)?;
     let manifest = writer.manifest();
     for (segment, entry) in writer.segments().iter().zip(&manifest.segments) {
         let live = segment

@@ -197,6 +197,8 @@ impl<'s> Session<'s> {
             }
             // Gone since it was listed: no longer our business.
             Err(NotHashed::Unreadable(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                // The file of a link that vanished just now may still be there in an item.
+                self.complete &= !matches!(job, Job::Link(_));
                 self.item_of_job_broken(&job);
             }
             Err(NotHashed::Unreadable(error)) => {
