@@ -101,6 +101,7 @@ fn batch(entries: &[Entry]) -> Batch {
                     size,
                     mtime_ns,
                     inode,
+                    hint: false,
                 };
                 batch.push_file(file, &digests(KeyKind::ALL, seed));
             }
@@ -177,6 +178,7 @@ impl Model {
                         size,
                         mtime_ns,
                         inode,
+                        hint: false,
                     };
                     model
                         .files

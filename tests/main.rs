@@ -7,6 +7,7 @@ mod cli_snapshots;
 mod content_addresses;
 mod crash;
 mod directories;
+mod media;
 mod network;
 mod nix_store;
 mod repositories;

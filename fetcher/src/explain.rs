@@ -76,6 +76,12 @@ pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanat
                 }
             }
             Lookup::Absent(reason) => push(kind, location, "absent", reason, None),
+            Lookup::Elsewhere(discs) => {
+                for disc in discs {
+                    let reason = Some(disc.advice());
+                    push(kind, disc.whereabouts(), "unavailable", reason, None);
+                }
+            }
             Lookup::Unavailable(reason) => push(kind, location, "unavailable", Some(reason), None),
             Lookup::Skipped(reason) => push(kind, location, "skipped", Some(reason), None),
         }

@@ -14,7 +14,9 @@ use crate::output::{self, Found};
 use crate::places::{DEFAULT_STORES, Places};
 use crate::report::{Attempt, AttemptResult, Listener, Report, Success};
 use crate::request::{Request, Target};
-use crate::source::{self, Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
+use crate::source::{
+    self, Candidate, CandidatePlace, Disc, KnownNames, Lookup, Source, SourceKind,
+};
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
 use crate::verdict::{self, NetworkSummary, WrongBody};
@@ -52,6 +54,7 @@ pub fn run(
         attempts: Vec::new(),
         tried: HashSet::new(),
         suspicious: Vec::new(),
+        discs: Vec::new(),
         network: NetworkSummary::default(),
     };
     let result = walk.run(places);
@@ -72,6 +75,8 @@ struct Walk<'a> {
     tried: HashSet<PathBuf>,
     /// Candidates that the guard passed over.
     suspicious: Vec<Candidate>,
+    /// Media that are not here and have the content.
+    discs: Vec<Disc>,
     network: NetworkSummary,
 }
 
@@ -122,6 +127,7 @@ impl Walk<'_> {
             self.policy.offline,
             &self.network,
             &suspicious,
+            &self.discs,
         ))
     }
 
@@ -159,6 +165,19 @@ impl Walk<'_> {
         }
     }
 
+    /// Remembers which media would have helped, but for those that have it under the name of another version.
+    fn note_discs(&mut self, kind: SourceKind, discs: Vec<Disc>, started: Instant) {
+        for disc in discs {
+            let reason = Some(disc.whereabouts());
+            let unavailable = AttemptResult::Unavailable;
+            self.record(kind, disc.label.clone(), unavailable, reason, 0, started);
+            let guarded = self.policy.stale_hash != StaleHash::Ignore;
+            if !(guarded && stale_hash::is_suspicious(&self.request.asked_names, &disc.names)) {
+                self.discs.push(disc);
+            }
+        }
+    }
+
     /// Asks one source and tries what it names.
     fn ask(
         &mut self,
@@ -173,6 +192,10 @@ impl Walk<'_> {
         let (result, reason) = match lookup {
             Lookup::Found(candidates) => return self.try_all(source, candidates, landing),
             Lookup::Absent(reason) => (AttemptResult::Absent, reason),
+            Lookup::Elsewhere(discs) => {
+                self.note_discs(source.kind(), discs, started);
+                return Ok(None);
+            }
             Lookup::Unavailable(reason) => (AttemptResult::Unavailable, Some(reason)),
             Lookup::Skipped(reason) => {
                 self.listener

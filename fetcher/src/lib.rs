@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod copy;
 mod diagnosis;
+pub mod discs;
 mod download;
 pub mod error;
 pub mod explain;

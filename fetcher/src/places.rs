@@ -9,11 +9,14 @@ use std::rc::Rc;
 use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
+use store_index::media::Medium;
+use store_index::places::is_in_place;
 use store_index::root::{Root, RootKind};
 use store_index::store_option::StoreOption;
 use store_index::store_path;
 use store_index::store_state::StoreState;
 
+use crate::discs::Discs;
 use crate::error::FetchError;
 use store_index::path_text::printable;
 
@@ -84,6 +87,8 @@ pub struct MediumPlace {
     pub root: Rc<Beneath>,
     /// What is known of its files.
     pub indexes: Vec<Index>,
+    /// Why one of its indexes is left out.
+    pub trouble: Option<String>,
 }
 
 impl fmt::Debug for MediumPlace {
@@ -101,6 +106,8 @@ pub struct Places {
     pub stores: Vec<Rc<StorePlace>>,
     /// Folders and media.
     pub media: Vec<Rc<MediumPlace>>,
+    /// Media that nobody named.
+    pub discs: Discs,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -113,6 +120,7 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
+        places.discs = Discs::new(!named.no_media);
         let mut stores = Vec::new();
         for option in &named.stores {
             let root = Beneath::open(&option.real)
@@ -142,7 +150,12 @@ impl Places {
             let beneath = Beneath::open(path).map_err(|error| unusable("medium", path, &error))?;
             media.push((root, beneath));
         }
-        let mut indexes = places.named_indexes(&named.indexes);
+        let indexes = places.named_indexes(&named.indexes);
+        // Of a disc the index says which, and not where: it is looked for when all else has been asked.
+        let (discs, mut indexes): (Vec<_>, Vec<_>) = indexes.into_iter().partition(|index| {
+            index.root().kind() == RootKind::Medium && !is_in_place(index.directory())
+        });
+        places.discs.name(discs);
         // The root of an index that was named counts as named itself.
         for index in &indexes {
             let root = index.root();
@@ -183,10 +196,14 @@ impl Places {
             }));
         }
         for (identity, root) in media {
-            let indexes = places.indexes_of(&identity, &mut indexes);
+            let mut indexes = places.indexes_of(&identity, &mut indexes);
+            if let Ok(medium) = Medium::at(root.path()) {
+                indexes.extend(places.discs.indexes_of(&medium, &mut places.warnings));
+            }
             places.media.push(Rc::new(MediumPlace {
                 root: Rc::new(root),
                 indexes,
+                trouble: None,
             }));
         }
         Ok(places)
@@ -207,13 +224,17 @@ impl Places {
 
     /// Takes the named indexes of a root, then opens those at the usual places.
     fn indexes_of(&mut self, root: &Root, named: &mut Vec<Index>) -> Vec<Index> {
-        let (mut own, others): (Vec<_>, Vec<_>) = named
-            .drain(..)
-            .partition(|index| index.root().id() == root.id());
+        let (mut own, others): (Vec<_>, Vec<_>) = named.drain(..).partition(|index| {
+            let of = index.root();
+            of.id() == root.id() || (of.kind() == RootKind::Medium && of.path() == root.path())
+        });
         *named = others;
         for directory in index::default_dirs(root) {
             match Index::open(&directory) {
-                Ok(index) if index.root().id() == root.id() => own.push(index),
+                // What lies on a medium is of that medium, whatever it says.
+                Ok(index) if is_in_place(&directory) || index.root().id() == root.id() => {
+                    own.push(index);
+                }
                 Ok(index) => self.warnings.push(format!(
                     "the index {} is left out: it is of {}, not of {}",
                     printable(&directory),

@@ -4,6 +4,7 @@ use store_index::digest::Digest;
 
 use crate::error::{ErrorKind, FetchError};
 use crate::request::Request;
+use crate::source::Disc;
 use crate::source_url::Scheme;
 
 /// What the network sources said.
@@ -46,12 +47,14 @@ fn describe_got(request: &Request, got: Option<&Digest>) -> String {
     }
 }
 
-/// Why nothing was delivered. `suspicious` are the local places that the stale-hash guard passed over.
+/// Why nothing was delivered. `suspicious` are the local places that the stale-hash guard passed over, `discs` the
+/// media that have it and are not here.
 pub(crate) fn nothing_delivered(
     request: &Request,
     offline: bool,
     network: &NetworkSummary,
     suspicious: &[String],
+    discs: &[Disc],
 ) -> FetchError {
     let what = match &request.name {
         Some(name) => format!("{} ({})", request.wanted(), name.escape_debug()),
@@ -78,6 +81,7 @@ pub(crate) fn nothing_delivered(
     } else {
         not_found(&what, network.asked, offline)
     };
+    let error = with_discs(error, discs);
     if suspicious.is_empty() {
         return error;
     }
@@ -89,6 +93,21 @@ pub(crate) fn nothing_delivered(
     FetchError { message, ..error }.with_hint(
         "if the hash is right, --stale-hash ignore uses what is here; if not, put in the new version's hash",
     )
+}
+
+/// Says which media would help. The exit code stays: what the network did is no less true.
+fn with_discs(error: FetchError, discs: &[Disc]) -> FetchError {
+    if discs.is_empty() {
+        return error;
+    }
+    let mut message = error.message;
+    for disc in discs {
+        message.push_str("\n  ");
+        message.push_str(&disc.whereabouts());
+    }
+    let advice: Vec<_> = discs.iter().map(Disc::advice).collect();
+    let hint = format!("{}, and run this again", advice.join(" or "));
+    FetchError { message, ..error }.with_hint(hint)
 }
 
 fn mismatch(request: &Request, what: &str, wrong: &WrongBody) -> FetchError {

@@ -97,6 +97,41 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Check indexes against themselves, with --content against the files
     Check(CheckArgs),
+    /// List the media that are remembered, name them, forget them
+    Media(MediaArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MediaArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<MediaCommand>,
+    /// An index or a folder of indexes to use instead of the usual ones
+    #[arg(long, value_name = "DIR", global = true)]
+    index: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true, env = "FETCH_JSON", hide_env = true, value_parser = switch())]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum MediaCommand {
+    /// List them
+    List,
+    /// Say what a medium is called, for `insert «LABEL»`
+    Rename {
+        /// Its id, as `media list` shows it, or the first characters of it
+        #[arg(value_name = "ID")]
+        id: String,
+        /// What to call it; empty for what it calls itself
+        #[arg(value_name = "LABEL")]
+        label: String,
+    },
+    /// Remove a medium's index from this machine
+    Forget {
+        /// Its id, as `media list` shows it, or the first characters of it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +142,8 @@ pub(crate) struct UpdateArgs {
     /// A store to index; paths in it are computed with DIR, files read below REAL
     #[arg(long, value_name = "DIR[=REAL]")]
     store: Vec<OsString>,
-    /// A medium to index
+    /// A medium to index: a mounted disc or image, a USB disk, any mirror folder. What checksum lists on it name is
+    /// entered without being read
     #[arg(long, value_name = "DIR")]
     media: Vec<PathBuf>,
     /// Where the index lies, or a folder of indexes
@@ -119,10 +155,11 @@ pub(crate) struct UpdateArgs {
     /// How many threads read
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Read every file, listed in a checksum file or not
+    /// Read every file of media, listed in a checksum list or not, in the order of the disc; can be broken off and
+    /// goes on where it was
     #[arg(long, conflicts_with = "hints_only", env = "FETCH_HASH_ALL", hide_env = true, value_parser = switch())]
     pub(crate) hash_all: bool,
-    /// Read no file, enter only what checksum files list
+    /// Read no file of media, enter only what checksum lists name
     #[arg(long, env = "FETCH_HINTS_ONLY", hide_env = true, value_parser = switch())]
     pub(crate) hints_only: bool,
     /// Start from nothing
@@ -205,7 +242,7 @@ impl Usage {
         }
     }
 
-    fn with_hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(self, hint: impl Into<String>) -> Self {
         Self {
             hint: Some(hint.into()),
             ..self
@@ -218,6 +255,7 @@ impl Usage {
 pub(crate) enum RootArg {
     Store(StoreOption),
     Folder(PathBuf),
+    Medium(PathBuf),
 }
 
 impl UpdateArgs {
@@ -235,6 +273,13 @@ impl UpdateArgs {
             return Err(Usage::new(
                 "--in-place does not go with a store: collectors delete what they do not know there",
             ));
+        }
+        let reads_all = |root: &RootArg| !matches!(root, RootArg::Medium(_));
+        if self.hints_only && roots.iter().any(reads_all) {
+            return Err(Usage::new(
+                "--hints-only is for media: checksum lists are read on them alone",
+            )
+            .with_hint("name the folder with --media DIR"));
         }
         if roots.is_empty() {
             return Err(
@@ -308,14 +353,17 @@ impl UpdateArgs {
     }
 }
 
+impl MediaArgs {
+    /// Returns the indexes and folders of indexes that were named.
+    pub(crate) fn indexes(&self) -> Vec<PathBuf> {
+        named_indexes(&self.index)
+    }
+}
+
 impl PlaceArgs {
     /// Returns the indexes and folders of indexes that were named.
     pub(crate) fn indexes(&self) -> Vec<PathBuf> {
-        if self.index.is_empty() {
-            path_variable(variable::INDEX)
-        } else {
-            self.index.clone()
-        }
+        named_indexes(&self.index)
     }
 
     /// Returns where the files of stores are, and which folders and media were named.
@@ -364,12 +412,20 @@ impl LookupArgs {
     }
 }
 
+fn named_indexes(given: &[PathBuf]) -> Vec<PathBuf> {
+    if given.is_empty() {
+        path_variable(variable::INDEX)
+    } else {
+        given.to_vec()
+    }
+}
+
 fn roots(stores: &[OsString], media: &[PathBuf]) -> Result<Vec<RootArg>, Usage> {
     let mut roots = Vec::new();
     for text in stores {
         roots.push(RootArg::Store(parse_store(text)?));
     }
-    roots.extend(media.iter().cloned().map(RootArg::Folder));
+    roots.extend(media.iter().cloned().map(RootArg::Medium));
     Ok(roots)
 }
 

@@ -415,7 +415,12 @@ pub struct FileRecord {
     pub mtime_ns: i64,
     /// Its inode, 0 if that says nothing.
     pub inode: u64,
+    /// True if its digests come from a checksum list and it has not been read.
+    pub hint: bool,
 }
+
+/// The flag of a file that has not been read.
+const HINT_FLAG: u32 = 1;
 
 impl FileRecord {
     /// Returns the bytes.
@@ -423,6 +428,8 @@ impl FileRecord {
         let mut bytes = [0; FILE_RECORD_LEN];
         put(&mut bytes, 0, &self.path_start.to_le_bytes());
         put(&mut bytes, 8, &self.path_len.to_le_bytes());
+        let flags = if self.hint { HINT_FLAG } else { 0 };
+        put(&mut bytes, 12, &flags.to_le_bytes());
         put(&mut bytes, 16, &self.size.to_le_bytes());
         put(&mut bytes, 24, &self.mtime_ns.to_le_bytes());
         put(&mut bytes, 32, &self.inode.to_le_bytes());
@@ -437,6 +444,8 @@ impl FileRecord {
             size: u64_at(bytes, 16),
             mtime_ns: i64::from_le_bytes(bytes_at(bytes, 24)),
             inode: u64_at(bytes, 32),
+            // Flags of later programs are none of ours.
+            hint: u32_at(bytes, 12) & HINT_FLAG != 0,
         };
         let end = record.path_start.checked_add(u64::from(record.path_len));
         if record.path_len == 0

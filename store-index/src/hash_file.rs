@@ -104,6 +104,13 @@ pub(crate) fn hash(
         }
         watch.progress.advance(count as u64);
     }
+    if seen < size && !has_changed(&file, size, mtime_ns) {
+        // A disc image that was cut off reads short, and some drivers say nothing.
+        return Err(NotHashed::Unreadable(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("it ends after {seen} of {size} bytes"),
+        )));
+    }
     if seen != size || (purpose == Purpose::Mutable && has_changed(&file, size, mtime_ns)) {
         return Err(NotHashed::Changed);
     }

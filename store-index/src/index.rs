@@ -10,6 +10,7 @@ use crate::directory_links::{self, TreeKind};
 use crate::key::{KeyKind, KeySet};
 use crate::links::LinkName;
 use crate::manifest::{self, Manifest, ManifestError};
+use crate::media::Note;
 use crate::places::IN_PLACE_DIR;
 use crate::root::{Root, RootKind};
 use crate::segment::SegmentError;
@@ -37,6 +38,8 @@ pub struct Entry {
     pub location: Location,
     /// The size in bytes when it was indexed.
     pub size: u64,
+    /// True if a checksum list says so and nobody has read the file.
+    pub hint: bool,
 }
 
 /// A place below a root.
@@ -176,6 +179,9 @@ impl Index {
     /// is of that folder whatever it says, or a disc could send us anywhere.
     pub fn root(&self) -> Root {
         match self.folder_around() {
+            Some(folder) if self.manifest.root.kind() == RootKind::Medium => {
+                Root::recorded(RootKind::Medium, folder, self.manifest.root.id())
+            }
             Some(folder) => Root::canonical_folder(folder),
             None => self.manifest.root.clone(),
         }
@@ -239,15 +245,18 @@ impl Index {
     /// Returns the place of a directory with this NAR hash or git tree id, relative to the root and empty for the root
     /// itself. As of [`Index::look_up`], it is to be hashed before it is used.
     pub fn look_up_tree(&self, address: &ContentAddress) -> Result<Option<PathBuf>, ReadError> {
-        directory_links::look_up(&self.directory, self.manifest.root.path(), address).map_err(
-            |source| ReadError {
-                directory: self.directory.clone(),
-                error: SegmentError::Read {
-                    file: directory_links::DIRECTORY.to_owned(),
-                    source,
-                },
+        let linked_as = match self.manifest.root.kind() {
+            RootKind::Medium => Note::read(&self.directory).linked_as(),
+            RootKind::Store | RootKind::Folder => Some(self.manifest.root.path().to_owned()),
+        };
+        let root = linked_as.unwrap_or_default();
+        directory_links::look_up(&self.directory, &root, address).map_err(|source| ReadError {
+            directory: self.directory.clone(),
+            error: SegmentError::Read {
+                file: directory_links::DIRECTORY.to_owned(),
+                source,
             },
-        )
+        })
     }
 
     /// Returns true if there are links to directories of the kind that an address asks for.
@@ -273,6 +282,7 @@ impl Index {
             entries.push(Entry {
                 location: Location::Link(name),
                 size,
+                hint: false,
             });
         }
         for &kind in KeyKind::of_address(address) {
@@ -311,12 +321,14 @@ fn entry(object: Object) -> Option<Entry> {
         Object::Link { name, size } => Some(Entry {
             location: Location::Link(name),
             size,
+            hint: false,
         }),
         Object::File(file) => {
             let path = PathBuf::from(std::ffi::OsString::from_vec(file.path));
             Some(Entry {
                 location: Location::File(path),
                 size: file.size,
+                hint: file.hint,
             })
         }
         // No key leads to an item; a damaged one may.

@@ -15,7 +15,7 @@ use crate::key::KeySet;
 use crate::manifest::{
     self, DEAD_SUFFIX, DeadEntry, MAX_SEGMENTS, Manifest, SEGMENT_SUFFIX, SegmentEntry,
 };
-use crate::root::Root;
+use crate::root::{Root, RootKind};
 use crate::segment::batch::Batch;
 use crate::segment::merge::{MergeError, merge};
 use crate::segment::reader::Segment;
@@ -97,9 +97,9 @@ impl WriteError {
         match self {
             Self::Io { .. } => Some("name a directory that can be written with --index"),
             Self::Open(error) => Some(error.hint()),
-            Self::OtherRoot { .. } => {
-                Some("name another directory with --index, or a folder of indexes")
-            }
+            Self::OtherRoot { .. } => Some(
+                "name another directory with --index, or a folder of indexes; remove it if it is in the way",
+            ),
             Self::Segment { .. } => Some("make it again with --rebuild"),
             Self::TooManyObjects(_) => Some("index parts of the root as folders of their own"),
             Self::Interrupted => None,
@@ -212,6 +212,7 @@ impl IndexWriter {
         self.outdated = outdated.len();
         self.manifest.kinds = kinds;
         self.manifest.finished = self.was_finished;
+        self.manifest.whole = old.whole && self.was_finished;
         self.manifest.store_mtime_ns = old.store_mtime_ns.filter(|_| self.was_finished);
         for (entry, segment) in outdated.into_iter().chain(current) {
             self.manifest.segments.push(entry);
@@ -222,7 +223,20 @@ impl IndexWriter {
 
     /// Notes where the root's files are read, for checks.
     pub fn record_real(&mut self, real: &Path) {
-        self.manifest.real = (real != self.manifest.root.path()).then(|| real.to_owned());
+        // A medium lies elsewhere tomorrow, and its index says nothing of the machine that made it.
+        let elsewhere =
+            self.manifest.root.kind() != RootKind::Medium && real != self.manifest.root.path();
+        self.manifest.real = elsewhere.then(|| real.to_owned());
+    }
+
+    /// Notes whether an update of a medium left nothing out, so that one that cannot change is not walked again.
+    pub fn note_whole(&mut self, whole: bool) {
+        self.manifest.whole = whole && self.manifest.root.kind() == RootKind::Medium;
+    }
+
+    /// Publishes what was noted, when there is nothing else to do.
+    pub fn publish_notes(&mut self) -> Result<(), WriteError> {
+        self.publish()
     }
 
     /// Returns all segments, as in the manifest.
@@ -494,6 +508,39 @@ impl IndexWriter {
             directory: self.directory.clone(),
             error,
         }
+    }
+}
+
+/// Removes an index while no update of it runs. The manifest goes first, so that it is whole or none to readers. What
+/// the directory holds besides stays, and with it the directory.
+pub fn forget(directory: &Path) -> io::Result<()> {
+    let lock = fs_err::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(directory.join(LOCK_NAME))?
+        .into_file();
+    lock.try_lock().map_err(io::Error::from)?;
+    fs_err::remove_file(directory.join(manifest::FILE_NAME))?;
+    for entry in fs_err::read_dir(directory)?.flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| {
+            manifest::is_file_name(name, SEGMENT_SUFFIX)
+                || manifest::is_file_name(name, DEAD_SUFFIX)
+                || name.starts_with(TEMPORARY_PREFIX)
+                || [LOCK_NAME, crate::media::NOTE_NAME].contains(&name)
+        });
+        // An update that waits for the lock meanwhile finds its directory gone, and says so.
+        if ours {
+            fs_err::remove_file(entry.path())?;
+        }
+    }
+    match fs_err::remove_dir_all(directory.join(crate::directory_links::DIRECTORY)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs_err::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
     }
 }
 

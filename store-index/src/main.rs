@@ -67,5 +67,6 @@ fn run(cli: &cli::Cli) -> Result<u8, Failure> {
         cli::Command::Lookup(args) => commands::lookup(args, &cli.talk),
         cli::Command::Status(args) => commands::status(args, &cli.talk),
         cli::Command::Check(args) => commands::check(args, &cli.talk, watch),
+        cli::Command::Media(args) => commands::media(args, &cli.talk),
     }
 }

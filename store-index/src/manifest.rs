@@ -41,6 +41,8 @@ pub struct Manifest {
     pub kinds: KeySet,
     /// True once an update has seen the whole root under these kinds.
     pub finished: bool,
+    /// True if the update of a medium left out nothing that is on it.
+    pub whole: bool,
     /// The store directory's modification time before a listing of which everything could be indexed.
     pub store_mtime_ns: Option<i64>,
     /// Oldest first.
@@ -134,6 +136,8 @@ struct Fields {
     root: RootFields,
     algorithms: Vec<String>,
     finished: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    whole: bool,
     store_mtime_ns: Option<i64>,
     segments: Vec<SegmentEntry>,
 }
@@ -155,9 +159,15 @@ impl Manifest {
             real: None,
             kinds,
             finished: false,
+            whole: false,
             store_mtime_ns: None,
             segments: Vec::new(),
         }
+    }
+
+    /// Returns true if an update has seen the whole root and left out nothing.
+    pub const fn is_whole(&self) -> bool {
+        self.finished && self.whole
     }
 
     /// Returns the bytes of the file.
@@ -171,6 +181,7 @@ impl Manifest {
             },
             algorithms: self.kinds.names().into_iter().map(str::to_owned).collect(),
             finished: self.finished,
+            whole: self.whole,
             store_mtime_ns: self.store_mtime_ns,
             segments: self.segments.clone(),
         };
@@ -244,6 +255,7 @@ impl Fields {
             real: real.transpose()?,
             kinds,
             finished: self.finished,
+            whole: self.whole,
             store_mtime_ns: self.store_mtime_ns,
             segments: self.segments,
         })

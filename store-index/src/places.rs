@@ -31,10 +31,17 @@ pub fn cache_dir() -> Option<PathBuf> {
         .map(|cache| cache.join("store-index"))
 }
 
+/// Returns true for the directory of an index that lies on the tree that it is of.
+pub fn is_in_place(directory: &Path) -> bool {
+    fs_err::canonicalize(directory)
+        .is_ok_and(|directory| directory.file_name() == Some(IN_PLACE_DIR.as_ref()))
+}
+
 /// Returns where a root's index is looked for when none is named, first choice first.
 pub fn default_dirs(root: &Root) -> Vec<PathBuf> {
     let id = root.id().to_string();
-    let in_place = (root.kind() != RootKind::Store).then(|| root.path().join(IN_PLACE_DIR));
+    let on_the_tree = root.kind() != RootKind::Store && root.path().is_absolute();
+    let in_place = on_the_tree.then(|| root.path().join(IN_PLACE_DIR));
     let cache = cache_dir().map(|dir| dir.join(&id));
     in_place
         .into_iter()

@@ -51,6 +51,11 @@ impl fmt::Display for RootKind {
 pub struct RootId([u8; ID_LEN]);
 
 impl RootId {
+    /// Returns the bytes.
+    pub const fn bytes(&self) -> [u8; ID_LEN] {
+        self.0
+    }
+
     fn of(kind: &str, path: &[u8]) -> Self {
         let digest = sha256(&[kind.as_bytes(), b":", path].concat());
         let mut id = [0; ID_LEN];
@@ -120,6 +125,15 @@ impl Root {
         }
     }
 
+    /// Takes a medium by its id. The path is empty for one that is known by its content, wherever it is mounted.
+    pub fn medium(id: [u8; ID_LEN], path: PathBuf) -> Self {
+        Self {
+            kind: RootKind::Medium,
+            path,
+            id: RootId(id),
+        }
+    }
+
     /// Takes a root as a manifest has it.
     pub(crate) const fn recorded(kind: RootKind, path: PathBuf, id: RootId) -> Self {
         Self { kind, path, id }
@@ -130,7 +144,8 @@ impl Root {
         self.kind
     }
 
-    /// Returns the logical directory of a store, the canonical path of a folder.
+    /// Returns the logical directory of a store, the canonical path of a folder or of a medium that is known by it;
+    /// empty for a medium that is known by its content.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -49,7 +49,7 @@ impl Source for Media {
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
         let mut candidates = Vec::new();
-        let mut trouble = None;
+        let mut trouble = self.medium.trouble.clone();
         for index in &self.medium.indexes {
             match index.look_up(&request.address, MAX_CANDIDATES) {
                 Ok(entries) => {

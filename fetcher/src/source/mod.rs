@@ -3,6 +3,7 @@
 //! A source says where the content may be; it reads no content. Copying, hashing and publishing are the same for
 //! all. Adding a source is a file here and a line in [`in_order`].
 
+mod absent;
 mod by_name;
 mod directories;
 mod git;
@@ -69,10 +70,45 @@ pub enum Lookup {
     Found(Vec<Candidate>),
     /// It is not here; a reason where the answer is not obvious.
     Absent(Option<String>),
+    /// It is not here, and would be if these media were.
+    Elsewhere(Vec<Disc>),
     /// This source cannot be asked, because.
     Unavailable(String),
     /// This source is not for us, because.
     Skipped(String),
+}
+
+/// A medium that has the content and is not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disc {
+    /// What it is called.
+    pub label: String,
+    /// Where it is, if it is there and was not to be asked.
+    pub place: Option<PathBuf>,
+    /// Under what names it has the content.
+    pub names: Vec<String>,
+}
+
+impl Disc {
+    /// Says where the content is.
+    pub fn whereabouts(&self) -> String {
+        match &self.place {
+            Some(place) => format!(
+                "it is on «{}» at {}, which was not to be asked",
+                self.label,
+                printable(place)
+            ),
+            None => format!("it is on «{}», which is not mounted", self.label),
+        }
+    }
+
+    /// Says what to do.
+    pub fn advice(&self) -> String {
+        match &self.place {
+            Some(place) => format!("name it with --media {}", printable(place)),
+            None => format!("insert «{}»", self.label),
+        }
+    }
 }
 
 /// One place that may have the content.
@@ -173,9 +209,13 @@ pub trait Source: std::fmt::Debug {
     }
 }
 
-/// Makes the sources for a request, cheapest first. This is the only place that knows the order.
-pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
-    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+/// Makes the sources for a request, cheapest first. This is the only place that knows the order. Media that nobody
+/// named are looked for when their turn comes.
+pub fn in_order<'a>(
+    places: &'a Places,
+    request: &'a Request,
+) -> impl Iterator<Item = Box<dyn Source + 'a>> {
+    let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
     for store in &places.stores {
         sources.push(Box::new(store::ExactNames::new(store)));
     }
@@ -205,16 +245,31 @@ pub fn in_order(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
     for medium in &places.media {
         sources.push(Box::new(media::Media::new(medium)));
     }
+    let mounted = std::iter::once_with(|| places.discs.mounted())
+        .flatten()
+        .flat_map(|medium| {
+            let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
+            if directories::can_answer(request) && !medium.indexes.is_empty() {
+                sources.push(Box::new(directories::InMedium::new(medium)));
+            }
+            sources.push(Box::new(media::Media::new(medium)));
+            sources
+        });
+    let mut last: Vec<Box<dyn Source + 'a>> = Vec::new();
     for store in &places.stores {
         if directories::InDatabase::can_answer(request, store) {
-            sources.push(Box::new(directories::InDatabase::new(store)));
+            last.push(Box::new(directories::InDatabase::new(store)));
         }
     }
     for url in &request.urls {
-        sources.push(Box::new(url::Url::new(url)));
+        last.push(Box::new(url::Url::new(url)));
     }
     if let Some(git) = &request.git {
-        sources.push(Box::new(git::Git::new(git)));
+        last.push(Box::new(git::Git::new(git)));
     }
-    sources
+    // Behind all, and no network source: it only says what would help when nothing else did.
+    let absent = std::iter::once_with(|| absent::AbsentMedia::new(&places.discs))
+        .flatten()
+        .map(|source| Box::new(source) as Box<dyn Source + 'a>);
+    sources.into_iter().chain(mounted).chain(last).chain(absent)
 }

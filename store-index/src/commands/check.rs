@@ -5,21 +5,19 @@ use store_index::index::{Index, OpenError};
 use store_index::path_text;
 use store_index::watch::Watch;
 
-use super::{DONE, Failure, WRONG, open_indexes, print, print_json, real_path, shown};
+use super::{DONE, Failure, Locator, WRONG, open_indexes, print, print_json, shown};
 use crate::cli::{CheckArgs, Talk};
 use store_index::terminal::say;
 
 pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u8, Failure> {
-    let named = args.places.roots()?;
+    let locator = Locator::new(&args.places)?;
     let (mut all, mut wrong, mut checked) = (Vec::new(), 0, 0);
     for index in open_indexes(&args.places)? {
         checked += 1;
         // One that cannot be opened is looked at all the same: the report says what is wrong with it.
         let (directory, report) = match &index {
             Ok(index) => {
-                let real = args
-                    .content
-                    .then(|| real_path(index, &index.root(), &named));
+                let real = args.content.then(|| locator.locate(index).real);
                 (
                     index.directory().to_owned(),
                     library::check(index.directory(), real.as_deref(), watch),

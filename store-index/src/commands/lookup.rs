@@ -6,13 +6,13 @@ use store_index::address::ContentAddress;
 use store_index::index::{Entry, Index};
 use store_index::key::KeyKind;
 use store_index::path_text;
-use store_index::root::Root;
+use store_index::root::{Root, RootKind};
 
 use super::{
-    DONE, Failure, NOT_FOUND, is_mounted, open_indexes, print, print_json, real_path, shown,
+    DONE, Failure, Located, Locator, NOT_FOUND, open_indexes, print, print_json, shown,
     warn_unusable,
 };
-use crate::cli::{LookupArgs, RootArg, Talk};
+use crate::cli::{LookupArgs, Talk};
 use store_index::terminal::say;
 
 /// The most places that are named for one index: a folder may hold a million empty files.
@@ -20,7 +20,7 @@ const MAX_PLACES: usize = 100;
 
 pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
     let address = args.address()?;
-    let named = args.places.roots()?;
+    let locator = Locator::new(&args.places)?;
     let (mut found, mut asked) = (Vec::new(), 0);
     for index in open_indexes(&args.places)? {
         let index = match index {
@@ -40,16 +40,25 @@ pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
             ));
         }
         match index.look_up(&address, MAX_PLACES) {
-            Ok(entries) => found.extend(
-                entries
-                    .into_iter()
-                    .filter_map(|entry| place(&index, &entry, &named)),
-            ),
+            Ok(entries) if entries.is_empty() => {}
+            Ok(entries) => {
+                let located = locator.locate(&index);
+                for place in entries
+                    .iter()
+                    .filter_map(|entry| place(&index, entry, &located))
+                {
+                    // A medium may have an index on it and another one here.
+                    if !found.iter().any(|known: &Place| known.text == place.text) {
+                        found.push(place);
+                    }
+                }
+            }
             Err(error) if !talk.quiet => say(&format!("warning: {error}")),
             Err(_) => {}
         }
         match index.look_up_tree(&address) {
-            Ok(path) => found.extend(path.and_then(|path| tree_place(&index, &path, &named))),
+            Ok(None) => {}
+            Ok(Some(path)) => found.extend(tree_place(&index, &path, &locator.locate(&index))),
             Err(error) if !talk.quiet => say(&format!("warning: {error}")),
             Err(_) => {}
         }
@@ -86,46 +95,51 @@ struct Place {
 }
 
 /// Returns where an entry is; `None` if it is not there any more, though its root is.
-fn place(index: &Index, entry: &Entry, named: &[RootArg]) -> Option<Place> {
-    let root = index.root();
-    let real = real_path(index, &root, named);
-    let path = real.join(entry.location.relative_path());
-    let mounted = is_mounted(&real);
-    if mounted && !is_still_there(&path, entry.size) {
+fn place(index: &Index, entry: &Entry, located: &Located) -> Option<Place> {
+    let relative = entry.location.relative_path();
+    if located.mounted && !is_still_there(&located.real.join(&relative), entry.size) {
         return None;
     }
-    Some(shown_place(&root, &path, mounted))
+    Some(shown_place(&index.root(), &relative, entry.hint, located))
 }
 
 /// Returns where a directory is, in the same way.
-fn tree_place(index: &Index, relative: &Path, named: &[RootArg]) -> Option<Place> {
-    let root = index.root();
-    let real = real_path(index, &root, named);
-    let path: PathBuf = real.iter().chain(relative.iter()).collect();
-    let mounted = is_mounted(&real);
+fn tree_place(index: &Index, relative: &Path, located: &Located) -> Option<Place> {
+    let path: PathBuf = located.real.iter().chain(relative.iter()).collect();
     let is_there = || match fs_err::symlink_metadata(&path) {
         Ok(metadata) => metadata.is_dir(),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     };
-    if mounted && !is_there() {
+    if located.mounted && !is_there() {
         return None;
     }
-    Some(shown_place(&root, &path, mounted))
+    Some(shown_place(&index.root(), relative, false, located))
 }
 
-fn shown_place(root: &Root, path: &Path, mounted: bool) -> Place {
+fn shown_place(root: &Root, relative: &Path, hint: bool, located: &Located) -> Place {
+    let Located {
+        real,
+        mounted,
+        label,
+    } = located;
+    // The root itself has an empty path, which `join` would give a slash.
+    let path: PathBuf = real.iter().chain(relative.iter()).collect();
+    let shown_root = match root.kind() {
+        RootKind::Medium => real,
+        RootKind::Store | RootKind::Folder => root.path(),
+    };
     let json = serde_json::json!({
-        "root": path_text::printable(root.path()),
+        "root": path_text::printable(shown_root),
         "kind": root.kind().name(),
-        "path": path_text::printable(path),
-        "hint": false,
+        "path": path_text::printable(&path),
+        "hint": hint,
         "mounted": mounted,
-        "label": null,
+        "label": label,
     });
-    let text = if mounted {
-        shown(path)
-    } else {
-        format!("{} (not mounted)", shown(path))
+    let text = match label {
+        _ if *mounted => shown(&path),
+        Some(label) => format!("{} (on «{label}», which is not mounted)", shown(relative)),
+        None => format!("{} (not mounted)", shown(&path)),
     };
     Place { text, json }
 }

@@ -1,22 +1,26 @@
 //! What the subcommands do: thin over the library, and the only place that prints results.
 
 mod check;
+mod locate;
 mod lookup;
+mod media;
 mod status;
 mod update;
 
 pub(crate) use check::check;
+use locate::{Located, Locator};
 pub(crate) use lookup::lookup;
+pub(crate) use media::media;
 pub(crate) use status::status;
 pub(crate) use update::update;
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use store_index::index::{Index, OpenError, find_default, find_named};
+use store_index::mounts::{self, is_default_medium};
 use store_index::path_text;
 use store_index::places::IN_PLACE_DIR;
-use store_index::root::{Root, RootKind};
 
 use crate::cli::{PlaceArgs, RootArg, Usage};
 use store_index::terminal::say;
@@ -87,16 +91,25 @@ fn open_indexes(places: &PlaceArgs) -> Result<Vec<Result<Index, OpenError>>, Fai
     if !named.is_empty() {
         return Ok(named.iter().flat_map(|path| find_named(path)).collect());
     }
-    let mut indexes = Vec::new();
+    let mut folders = Vec::new();
     for root in places.roots()? {
-        if let RootArg::Folder(folder) = root {
-            let opened = Index::open(&folder.join(IN_PLACE_DIR));
-            indexes
-                .extend(Some(opened).filter(|opened| !matches!(opened, Err(OpenError::Absent(_)))));
+        if let RootArg::Folder(folder) | RootArg::Medium(folder) = root {
+            folders.push(folder);
         }
     }
-    indexes.extend(find_default());
-    Ok(indexes)
+    let media = mounts::mounted().unwrap_or_default();
+    folders.extend(
+        media
+            .into_iter()
+            .filter(is_default_medium)
+            .map(|mount| mount.mount_point),
+    );
+    folders.dedup();
+    let in_place = folders
+        .iter()
+        .map(|folder| Index::open(&folder.join(IN_PLACE_DIR)))
+        .filter(|opened| !matches!(opened, Err(OpenError::Absent(_))));
+    Ok(in_place.chain(find_default()).collect())
 }
 
 /// Says which index is left out and why.
@@ -105,30 +118,6 @@ fn warn_unusable(error: &OpenError, quiet: bool) {
         say(&format!("warning: {error}"));
         say(&format!("hint: {}", error.hint()));
     }
-}
-
-/// Returns where the files of an index's root are: as a store was named on the command line, else as recorded by
-/// someone whom we trust, else the root's own path.
-fn real_path(index: &Index, root: &Root, named: &[RootArg]) -> PathBuf {
-    let mut stores = named.iter().filter_map(|named| match named {
-        RootArg::Store(store) if Root::store(&store.logical).id() == root.id() => {
-            Some(store.real.clone())
-        }
-        _ => None,
-    });
-    let recorded = || {
-        let real = index.manifest().real.clone();
-        real.filter(|_| root.kind() == RootKind::Store && index.root_is_trusted())
-    };
-    stores
-        .next_back()
-        .or_else(recorded)
-        .unwrap_or_else(|| root.path().to_owned())
-}
-
-/// Returns whether the root is there.
-fn is_mounted(real: &Path) -> bool {
-    fs_err::metadata(real).is_ok_and(|metadata| metadata.is_dir())
 }
 
 fn shown(path: &Path) -> String {

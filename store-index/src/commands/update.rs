@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use store_index::manifest;
+use store_index::media::{Medium, Note};
 use store_index::path_text;
 use store_index::places::{IN_PLACE_DIR, default_write_dir};
 use store_index::root::Root;
-use store_index::update::{self, Summary, Update, UpdateError};
+use store_index::update::{self, Reading, Summary, Update, UpdateError};
 use store_index::watch::Watch;
 
 use super::{DONE, Failure, LOCAL, print, print_json, shown};
@@ -20,6 +21,7 @@ const BEFORE_THE_FIRST_MANIFEST: &str = "lock";
 struct Place {
     root: Root,
     real: PathBuf,
+    medium: Option<Medium>,
 }
 
 pub(crate) fn update(args: &UpdateArgs, talk: &Talk, watch: Watch<'_>) -> Result<u8, Failure> {
@@ -27,7 +29,7 @@ pub(crate) fn update(args: &UpdateArgs, talk: &Talk, watch: Watch<'_>) -> Result
     let mut places: Vec<Place> = Vec::new();
     let mut failed = false;
     for root in args.roots()? {
-        match place(&root) {
+        match place(&root, args.in_place) {
             Ok(place)
                 if places
                     .iter()
@@ -47,17 +49,26 @@ pub(crate) fn update(args: &UpdateArgs, talk: &Talk, watch: Watch<'_>) -> Result
         let update = Update {
             real: place.real.clone(),
             kinds,
-            jobs: jobs.unwrap_or_else(update::default_jobs),
+            jobs: jobs.unwrap_or_else(|| place.default_jobs()),
             rebuild: args.rebuild,
-            hints_only: args.hints_only,
+            reading: match (args.hash_all, args.hints_only) {
+                (true, _) => Reading::All,
+                (_, true) => Reading::Nothing,
+                _ => Reading::Unlisted,
+            },
+            unchanging: place.medium.as_ref().is_some_and(Medium::is_unchanging),
             ..Update::new(place.root.clone(), index_dir.clone())
         };
         match update::run(&update, watch) {
             Ok(summary) => {
+                place.remember(args, &index_dir, summary.walked)?;
                 report(place, &index_dir, &summary, args, talk)?;
                 done.push(json(place, &index_dir, &summary));
             }
-            Err(UpdateError::Interrupted) => return Err(Failure::Interrupted),
+            Err(UpdateError::Interrupted) => {
+                place.remember(args, &index_dir, false)?;
+                return Err(Failure::Interrupted);
+            }
             Err(error) => {
                 failed = true;
                 say(&format!("error: {error}"));
@@ -73,11 +84,37 @@ pub(crate) fn update(args: &UpdateArgs, talk: &Talk, watch: Watch<'_>) -> Result
     Ok(if failed { LOCAL } else { DONE })
 }
 
-fn place(root: &RootArg) -> Result<Place, String> {
+impl Place {
+    /// Returns how many threads read when nothing is said: one where several would make a drive's head jump.
+    fn default_jobs(&self) -> usize {
+        match &self.medium {
+            Some(medium) if medium.is_optical() => 1,
+            _ => update::default_jobs(),
+        }
+    }
+
+    /// Notes what a medium is called and where it is, beside its index unless that goes with the medium.
+    fn remember(&self, args: &UpdateArgs, index_dir: &Path, walked: bool) -> Result<(), Failure> {
+        let Some(medium) = self.medium.as_ref().filter(|_| !args.in_place) else {
+            return Ok(());
+        };
+        let mut note = medium.note(Note::read(index_dir));
+        if walked {
+            note.linked_as.clone_from(&note.path);
+        }
+        note.write(index_dir).map_err(|error| Failure::Local {
+            message: format!("cannot note what the medium is called: {error}"),
+            hint: None,
+        })
+    }
+}
+
+fn place(root: &RootArg, in_place: bool) -> Result<Place, String> {
     match root {
         RootArg::Store(store) => Ok(Place {
             root: Root::store(&store.logical),
             real: store.real.clone(),
+            medium: None,
         }),
         RootArg::Folder(folder) => {
             let root = Root::folder(folder)
@@ -85,6 +122,21 @@ fn place(root: &RootArg) -> Result<Place, String> {
             Ok(Place {
                 real: root.path().to_owned(),
                 root,
+                medium: None,
+            })
+        }
+        RootArg::Medium(path) => {
+            let failed = |error| format!("cannot index {}: {error}", shown(path));
+            let medium = Medium::at(path).map_err(failed)?;
+            let root = if in_place {
+                medium.in_place_root().map_err(failed)?
+            } else {
+                medium.root.clone()
+            };
+            Ok(Place {
+                root,
+                real: medium.real.clone(),
+                medium: Some(medium),
             })
         }
     }
@@ -179,8 +231,12 @@ fn report(
         return Ok(());
     }
     let bytes = indicatif::HumanBytes(summary.hashed_bytes);
+    let hints = match summary.hints {
+        0 => String::new(),
+        hints => format!(" ({hints} by checksum lists alone)"),
+    };
     print(&format!(
-        "{}: {} files, {} new ({bytes} hashed), {} dropped, index {} ({})\n",
+        "{}: {} files{hints}, {} new ({bytes} hashed), {} dropped, index {} ({})\n",
         shown(&place.real),
         summary.links + summary.files,
         summary.added,
@@ -192,12 +248,13 @@ fn report(
 
 fn json(place: &Place, index_dir: &Path, summary: &Summary) -> serde_json::Value {
     serde_json::json!({
-        "root": path_text::printable(place.root.path()),
+        "root": path_text::printable(place.medium.as_ref().map_or(place.root.path(), |_| &place.real)),
         "kind": place.root.kind().name(),
         "id": place.root.id().to_string(),
         "index": path_text::printable(index_dir),
         "links": summary.links,
         "files": summary.files,
+        "hints": summary.hints,
         "directories": summary.directories,
         "added": summary.added,
         "removed": summary.removed,

@@ -71,6 +71,8 @@ pub struct IndexedFile {
     pub mtime_ns: i64,
     /// Its inode, 0 if that says nothing.
     pub inode: u64,
+    /// True if its digests come from a checksum list and it has not been read; some kinds may be missing.
+    pub hint: bool,
 }
 
 impl Segment {
@@ -194,6 +196,25 @@ impl Segment {
             }
         }
         Ok(live)
+    }
+
+    /// Returns how many of the files that count are hints.
+    pub fn live_hints(&self) -> Result<u64, SegmentError> {
+        let dead = self.dead_objects()?;
+        let mut records = Cursor::new(
+            &self.source,
+            self.files.offset,
+            self.files.count,
+            FILE_RECORD_LEN,
+        )?;
+        let mut hints = 0;
+        while let Some(bytes) = records.record() {
+            let object = (self.header.links + records.position()) as u32;
+            let hint = self.decode_file(bytes)?.hint;
+            hints += u64::from(hint && dead.binary_search(&object).is_err());
+            records.advance()?;
+        }
+        Ok(hints)
     }
 
     /// Returns true if the object counts.
@@ -355,6 +376,7 @@ impl Segment {
             size: record.size,
             mtime_ns: record.mtime_ns,
             inode: record.inode,
+            hint: record.hint,
         })
     }
 }

@@ -153,6 +153,7 @@ impl FileView<'_> {
             size: self.0.size,
             mtime_ns: self.0.mtime_ns,
             inode: self.0.inode,
+            hint: self.0.hint,
         }
     }
 }

@@ -41,18 +41,15 @@ pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError
     let segments = session.segments();
     let mut known = KnownFiles::new(&segments).map_err(|error| session.index_error(error))?;
     let index_dir = fs_err::canonicalize(session.index_dir()).ok();
-    let is_index = |entry: &DirEntry| {
-        entry.file_type().is_dir()
-            && entry.depth() > 0
-            && (entry.file_name() == OsStr::new(IN_PLACE_DIR)
-                || index_dir.as_deref() == Some(entry.path()))
-    };
     let root = fs_err::canonicalize(session.real()).map_err(|error| session.root_error(error))?;
     let walk = WalkDir::new(&root)
         .follow_links(false)
         .same_file_system(true)
         .sort_by_file_name();
-    for entry in walk.into_iter().filter_entry(|entry| !is_index(entry)) {
+    for entry in walk
+        .into_iter()
+        .filter_entry(|entry| !is_index(entry, index_dir.as_deref()))
+    {
         if session.watch.interrupted() {
             return Err(UpdateError::Interrupted);
         }
@@ -67,6 +64,13 @@ pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError
     }
     known.skip_to(session, None)?;
     Ok(None)
+}
+
+/// Returns true for an index that lies in the tree.
+pub(super) fn is_index(entry: &DirEntry, index_dir: Option<&Path>) -> bool {
+    entry.file_type().is_dir()
+        && entry.depth() > 0
+        && (entry.file_name() == OsStr::new(IN_PLACE_DIR) || index_dir == Some(entry.path()))
 }
 
 fn visit(
@@ -109,7 +113,7 @@ fn visit(
     session.submit(Job::FolderFile(path.to_vec()))
 }
 
-fn unreadable(session: &mut Session<'_>, error: &walkdir::Error) {
+pub(super) fn unreadable(session: &mut Session<'_>, error: &walkdir::Error) {
     let gone = error
         .io_error()
         .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
@@ -124,9 +128,20 @@ pub(super) fn has_steady_inodes(root: &Path) -> bool {
 }
 
 /// The live files of the index, in the order in which the walk meets them.
-struct KnownFiles<'s> {
+pub(super) struct KnownFiles<'s> {
     /// Oldest first.
     heads: Vec<Head<'s>>,
+}
+
+/// What becomes of an entry that the walk has met again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// It stays.
+    Unchanged,
+    /// It stays until the file has been read.
+    UntilRead,
+    /// It goes.
+    No,
 }
 
 struct Head<'s> {
@@ -137,7 +152,7 @@ struct Head<'s> {
 }
 
 impl<'s> KnownFiles<'s> {
-    fn new(segments: &'s [Arc<Segment>]) -> Result<Self, SegmentError> {
+    pub(super) fn new(segments: &'s [Arc<Segment>]) -> Result<Self, SegmentError> {
         let heads = segments.iter().map(|segment| {
             let (files, dead) = (segment.files()?, segment.dead_objects()?);
             let mut head = Head {
@@ -162,17 +177,41 @@ impl<'s> KnownFiles<'s> {
         path: &[u8],
         unchanged: impl Fn(&IndexedFile) -> bool,
     ) -> Result<bool, UpdateError> {
+        let found = self.meet(session, path, |_, _, file| {
+            Ok(if unchanged(file) {
+                Keep::Unchanged
+            } else {
+                Keep::No
+            })
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// The same with a judgement on the newest entry that gets its segment and number. Returns what is kept.
+    pub(super) fn meet(
+        &mut self,
+        session: &mut Session<'_>,
+        path: &[u8],
+        judge: impl Fn(&Segment, u32, &IndexedFile) -> Result<Keep, SegmentError>,
+    ) -> Result<Option<(Keep, Arc<Segment>, u32)>, UpdateError> {
         self.skip_to(session, Some(path))?;
-        let mut found = false;
+        let mut found = None;
         // The newest segment decides; should an older one have the path too, that entry is a left-over.
         for head in self.heads.iter_mut().rev() {
-            let Some((_, file)) = head.next.as_ref().filter(|(_, file)| file.path == path) else {
+            let Some((position, file)) = head.next.as_ref().filter(|(_, file)| file.path == path)
+            else {
                 continue;
             };
-            if !found && unchanged(file) {
-                found = true;
-            } else {
-                head.drop_next(session);
+            let object = head.object(*position);
+            let kept = match &found {
+                None => {
+                    judge(head.segment, object, file).map_err(|error| session.index_error(error))?
+                }
+                Some(_) => Keep::No,
+            };
+            match kept {
+                Keep::No => head.drop_next(session),
+                kept => found = Some((kept, Arc::clone(head.segment), object)),
             }
             head.advance().map_err(|error| session.index_error(error))?;
         }
@@ -180,7 +219,7 @@ impl<'s> KnownFiles<'s> {
     }
 
     /// Drops all that lies before a path, or everything.
-    fn skip_to(
+    pub(super) fn skip_to(
         &mut self,
         session: &mut Session<'_>,
         path: Option<&[u8]>,

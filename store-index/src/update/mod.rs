@@ -2,7 +2,9 @@
 
 mod directories;
 mod folder;
+mod hints;
 mod known;
+mod medium;
 mod pool;
 mod session;
 mod store;
@@ -48,8 +50,22 @@ pub struct Update {
     pub jobs: usize,
     /// Start from nothing.
     pub rebuild: bool,
-    /// Read no file; enter only what is known without.
-    pub hints_only: bool,
+    /// Which files of a medium are read. Of stores and folders all are that are not known yet.
+    pub reading: Reading,
+    /// What the root holds cannot have changed since it was indexed, so that it need not be walked again.
+    pub unchanging: bool,
+}
+
+/// Which files of a medium are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Those that no checksum list on it names.
+    #[default]
+    Unlisted,
+    /// All.
+    All,
+    /// None: only what lists say is entered.
+    Nothing,
 }
 
 impl Update {
@@ -62,7 +78,8 @@ impl Update {
             kinds: None,
             jobs: default_jobs(),
             rebuild: false,
-            hints_only: false,
+            reading: Reading::default(),
+            unchanging: false,
         }
     }
 }
@@ -96,6 +113,10 @@ pub struct Summary {
     pub links: u64,
     /// Files in the index now, those of `.links` left out.
     pub files: u64,
+    /// Those of them that nobody has read: a checksum list says what they are.
+    pub hints: u64,
+    /// False for a medium that cannot have changed since it was indexed.
+    pub walked: bool,
     /// Links to whole directories in the index now.
     pub directories: u64,
     /// What only those want to know who ask for details.
@@ -173,20 +194,32 @@ pub fn run(update: &Update, watch: Watch<'_>) -> Result<Summary, UpdateError> {
         Unit::Bytes,
     );
     let jobs = update.jobs.clamp(1, MAX_JOBS);
-    let mut summary = Pool::run(&update.real, kinds, jobs, watch, |pool| {
-        let mut session = Session::new(&mut writer, pool, update, watch, warnings);
-        let outcome = match (update.hints_only, update.root.kind()) {
-            (true, _) => Ok(None),
-            (false, RootKind::Store) => store::scan(&mut session),
-            (false, RootKind::Folder | RootKind::Medium) => folder::scan(&mut session),
-        };
-        session.end(outcome)
-    })
-    .map_err(|source| root_error(&update.real, source))
-    .flatten()
-    .inspect_err(|_| watch.progress.end())?;
+    let known = writer.manifest().is_whole()
+        && (update.reading != Reading::All || live_hints(&writer, update)? == 0);
+    let mut summary = if update.unchanging && known {
+        writer.publish_notes()?;
+        Summary {
+            warnings,
+            ..Summary::default()
+        }
+    } else {
+        Pool::run(&update.real, kinds, jobs, watch, |pool| {
+            let mut session = Session::new(&mut writer, pool, update, watch, warnings);
+            let outcome = match update.root.kind() {
+                RootKind::Store => store::scan(&mut session),
+                RootKind::Folder => folder::scan(&mut session),
+                RootKind::Medium => medium::scan(&mut session),
+            };
+            session.end(outcome)
+        })
+        .map_err(|source| root_error(&update.real, source))
+        .flatten()
+        .inspect_err(|_| watch.progress.end())?
+    };
     watch.progress.end();
-    directories::update(update, &writer, &mut summary, watch)?;
+    if summary.walked {
+        directories::update(update, &writer, &mut summary, watch)?;
+    }
     let manifest = writer.manifest();
     for (segment, entry) in writer.segments().iter().zip(&manifest.segments) {
         let live = segment
@@ -196,6 +229,7 @@ pub fn run(update: &Update, watch: Watch<'_>) -> Result<Summary, UpdateError> {
         summary.files += live.files;
         summary.index_bytes += entry.bytes + entry.dead.as_ref().map_or(0, |dead| dead.bytes);
     }
+    summary.hints = live_hints(&writer, update)?;
     summary.unchanged = (summary.links + summary.files).saturating_sub(summary.added);
     summary.segments = manifest.segments.len();
     summary.finished = manifest.finished;
@@ -208,6 +242,18 @@ fn check_root(real: &Path) -> Result<(), UpdateError> {
     fs_err::read_dir(real)
         .map(drop)
         .map_err(|source| root_error(real, source))
+}
+
+/// Counts the files that are known from lists alone.
+fn live_hints(writer: &IndexWriter, update: &Update) -> Result<u64, UpdateError> {
+    if update.root.kind() != RootKind::Medium {
+        return Ok(0);
+    }
+    let segments = writer.segments().iter();
+    segments
+        .map(|segment| segment.live_hints())
+        .sum::<Result<u64, SegmentError>>()
+        .map_err(|error| index_error(update, error))
 }
 
 fn root_error(real: &Path, source: io::Error) -> UpdateError {

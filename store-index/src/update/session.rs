@@ -1,14 +1,15 @@
 //! One update under way: what the scans call, and what they have in common.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pool::{Job, Outcome, Pool};
-use super::{MAX_NAMED_PROBLEMS, Summary, Update, UpdateError, index_error, root_error};
+use super::{MAX_NAMED_PROBLEMS, Reading, Summary, Update, UpdateError, index_error, root_error};
 use crate::hash_file::{Hashed, NotHashed};
 use crate::index_writer::IndexWriter;
+use crate::key::{Digests, KeySet};
 use crate::path_text;
 use crate::segment::SegmentError;
 use crate::segment::batch::Batch;
@@ -38,6 +39,8 @@ pub(super) struct Session<'s> {
     /// Items whose files have all been handed out: name, digest, inode.
     walked_items: Vec<(Vec<u8>, [u8; PATH_DIGEST_LEN], u64)>,
     keep_inodes: bool,
+    /// Entries that go once their file has been read, by path.
+    superseded: HashMap<Vec<u8>, (Arc<Segment>, u32)>,
 }
 
 impl<'s> Session<'s> {
@@ -56,6 +59,7 @@ impl<'s> Session<'s> {
             watch,
             last_checkpoint: Instant::now(),
             summary: Summary {
+                walked: true,
                 warnings,
                 ..Summary::default()
             },
@@ -63,6 +67,7 @@ impl<'s> Session<'s> {
             broken_items: HashSet::new(),
             walked_items: Vec::new(),
             keep_inodes: true,
+            superseded: HashMap::new(),
         }
     }
 
@@ -77,6 +82,14 @@ impl<'s> Session<'s> {
     /// Inodes say nothing here, or change from mount to mount.
     pub(super) const fn ignore_inodes(&mut self) {
         self.keep_inodes = false;
+    }
+
+    pub(super) fn update(&self) -> &'s Update {
+        self.update
+    }
+
+    pub(super) fn kinds(&self) -> KeySet {
+        self.writer.kinds()
     }
 
     pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
@@ -105,6 +118,39 @@ impl<'s> Session<'s> {
             self.checkpoint()
         } else {
             Ok(())
+        }
+    }
+
+    /// Has a file read that the index may have as a hint, which stays until then.
+    pub(super) fn submit_file(
+        &mut self,
+        path: Vec<u8>,
+        hint: Option<(Arc<Segment>, u32)>,
+    ) -> Result<(), UpdateError> {
+        if let Some(hint) = hint {
+            self.superseded.insert(path.clone(), hint);
+        }
+        self.submit(Job::FolderFile(path))
+    }
+
+    /// Enters a file by what is known of it without reading it.
+    pub(super) fn enter_unread(
+        &mut self,
+        file: IndexedFile,
+        digests: &Digests,
+    ) -> Result<(), UpdateError> {
+        self.summary.added += 1;
+        self.batch.push_file(file, digests);
+        if self.batch.memory() >= MAX_BATCH_MEMORY {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Something is not as it should be, and the index is none the worse for it.
+    pub(super) fn warn(&mut self, what: &str) {
+        if self.summary.warnings.len() < MAX_NAMED_PROBLEMS {
+            self.summary.warnings.push(what.to_owned());
         }
     }
 
@@ -167,10 +213,15 @@ impl<'s> Session<'s> {
     ) -> Result<Summary, UpdateError> {
         let outcome = outcome.and_then(|mtime| self.checkpoint().map(|()| mtime));
         match outcome {
-            Ok(_) if self.update.hints_only => self.writer.suspend()?,
-            Ok(store_mtime_ns) => self
-                .writer
-                .finish(store_mtime_ns.filter(|_| self.complete))?,
+            Ok(_) if self.update.reading == Reading::Nothing => {
+                self.writer.note_whole(false);
+                self.writer.suspend()?;
+            }
+            Ok(store_mtime_ns) => {
+                self.writer.note_whole(self.complete);
+                self.writer
+                    .finish(store_mtime_ns.filter(|_| self.complete))?;
+            }
             Err(UpdateError::Interrupted) => {
                 // The threads stop at their next buffer; what they had finished is kept.
                 while let Some(outcome) = self.pool.wait() {
@@ -231,7 +282,11 @@ impl<'s> Session<'s> {
                     size: hashed.size,
                     mtime_ns,
                     inode,
+                    hint: false,
                 };
+                if let Some((segment, object)) = self.superseded.remove(&file.path) {
+                    self.declare_dead(&segment, vec![object]);
+                }
                 self.batch.push_file(file, &hashed.digests);
             }
         }

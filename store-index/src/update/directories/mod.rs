@@ -6,7 +6,7 @@ mod folder;
 mod nar_trees;
 mod store;
 
-use super::{Update, UpdateError};
+use super::{Reading, Update, UpdateError};
 use crate::directory_links::{self, Base, Links, TreeKind};
 use crate::index_writer::IndexWriter;
 use crate::path_text;
@@ -32,7 +32,7 @@ pub(super) fn update(
     let wanted = match update.root.kind() {
         RootKind::Store => store::wanted(update, summary),
         // Without reading nothing is known of folders.
-        RootKind::Folder | RootKind::Medium if update.hints_only => None,
+        RootKind::Folder | RootKind::Medium if update.reading == Reading::Nothing => None,
         RootKind::Folder | RootKind::Medium => {
             Some(folder::wanted(update, writer, summary, watch)?)
         }
@@ -66,6 +66,9 @@ fn base(update: &Update) -> Base {
         });
     if in_place {
         Base::InPlace
+    } else if update.root.kind() == RootKind::Medium {
+        // Wherever it is mounted now; the note beside the index says where that was.
+        Base::Root(update.real.clone())
     } else {
         Base::Root(update.root.path().to_owned())
     }
