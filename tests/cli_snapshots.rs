@@ -189,9 +189,13 @@ fn help() {
           --hash <HASH>            What is wanted: SRI, algo:hex|nix-base32|base64, a bare digest or a
                                    SWHID
           --mode <METHOD>          What is hashed: flat (a file's bytes), nar (file or tree; also
-                                   "recursive") or git [default: flat]
+                                   "recursive") or git [default: flat; nar with --git]
           --hash-algo <ALGORITHM>  The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
           --name <NAME>            The name of the store item [default: the last part of the first URL]
+          --git <URL>              A git repository: the tree of a commit is wanted; so far from
+                                   repositories in folders and on media only
+          --rev <REV>              With --git: the commit's full id, a tag or a branch
+          --submodules             With --git: submodules too (not there yet)
       -o, --output <PATH>          Where it goes [default: ./NAME]; '-' is standard output, after
                                    verification
           --executable             Make the output executable
@@ -249,9 +253,13 @@ fn help() {
 
     Options:
           --mode <METHOD>          What is hashed: flat (a file's bytes), nar (file or tree; also
-                                   "recursive") or git [default: flat]
+                                   "recursive") or git [default: flat; nar with --git]
           --hash-algo <ALGORITHM>  The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
           --name <NAME>            The name of the store item [default: the last part of the first URL]
+          --git <URL>              A git repository: the tree of a commit is wanted; so far from
+                                   repositories in folders and on media only
+          --rev <REV>              With --git: the commit's full id, a tag or a branch
+          --submodules             With --git: submodules too (not there yet)
       -h, --help                   Print help
 
     Where to look:

@@ -183,7 +183,8 @@ fn a_checkout_is_that_of_a_fresh_clone_by_git() {
     assert!(env.out("out/module").is_dir());
     assert_eq!(names_in(&env.path("out")), ["out"]);
     // The medium may be the repository itself.
-    fetch_nar(&env, bare.path(), &commit, &hash);
+    let report = fetch_nar(&env, bare.path(), &commit, &hash);
+    assert_eq!(report.location(), bare.path().to_str().unwrap());
 
     // Packed with deltas, as offsets and as ids, with and without what else git keeps there.
     bare.git(&["repack", "-adfq", "--depth=50", "--window=50"]);

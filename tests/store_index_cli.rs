@@ -150,11 +150,12 @@ fn item(seed: u8, name: &str) -> String {
     format!("{}-{name}", nix32::encode(&[seed; 20]))
 }
 
-/// Returns name and bytes of every file of an index.
+/// Returns name and bytes of every file of an index, directory links left out.
 fn bytes_of(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs_err::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
         .map(|path| {
             (
                 path.file_name().unwrap().to_str().unwrap().to_owned(),

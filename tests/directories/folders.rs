@@ -51,6 +51,8 @@ fn ids_of_checkouts_and_all_their_directories_are_those_of_git() {
     for id in tree_ids(&repository).values() {
         assert!(linked.contains_key(id), "{id}");
     }
+    // The repository still has the old tree, and would be asked next.
+    fs_err::rename(repository.join(".git"), env.path("git")).unwrap();
     env.fetch_hash(&id)
         .git()
         .in_medium(&sources)

@@ -42,6 +42,9 @@ impl Folder {
 
     /// Returns where it lies, as its root was named.
     pub(crate) fn location(&self) -> PathBuf {
+        if self.path.as_os_str().is_empty() {
+            return self.root.path().to_owned();
+        }
         self.root.path().join(&self.path)
     }
 
