@@ -112,7 +112,7 @@ fn help() {
               An index, or a folder of indexes; its root counts as named too
 
           --media <DIR>
-              A folder or mounted medium
+              A folder or medium [default: discs, images of discs and removable disks that are mounted]
 
           --no-store
               No store but those named
@@ -207,7 +207,8 @@ fn help() {
           --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
                                 $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
           --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or mounted medium
+          --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
+                                that are mounted]
           --no-store            No store but those named
           --no-media            No medium but those named
           --no-local            No local source at all
@@ -266,7 +267,8 @@ fn help() {
           --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
                                 $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
           --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or mounted medium
+          --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
+                                that are mounted]
           --no-store            No store but those named
           --no-media            No medium but those named
           --no-local            No local source at all
@@ -289,6 +291,7 @@ fn help() {
       lookup  Say where content is
       status  List the indexes and how fresh they are
       check   Check indexes against themselves, with --content against the files
+      media   List the media that are remembered, name them, forget them
       help    Print this message or the help of the given subcommand(s)
 
     Options:
@@ -334,14 +337,16 @@ fn help() {
     Options:
           --store <DIR[=REAL]>  A store to index; paths in it are computed with DIR, files read below
                                 REAL
-          --media <DIR>         A medium to index
+          --media <DIR>         A medium to index: a mounted disc or image, a USB disk, any mirror
+                                folder. What checksum lists on it name is entered without being read
           --index <DIR>         Where the index lies, or a folder of indexes
           --algorithms <LIST>   Digests to keep beside sha256: md5, sha1, sha512, blake3, git, nar
           --jobs <N>            How many threads read
+          --hash-all            Read every file of media, listed in a checksum list or not, in the order
+                                of the disc; can be broken off and goes on where it was
       -q, --quiet               Say nothing but results and errors
-          --hash-all            Read every file, listed in a checksum file or not
+          --hints-only          Read no file of media, enter only what checksum lists name
       -v, --verbose             Say more
-          --hints-only          Read no file, enter only what checksum files list
           --progress <STYLE>    How to show progress on standard error [possible values: auto, bar,
                                 plain, json, none]
           --rebuild             Start from nothing
@@ -365,8 +370,8 @@ fn help() {
           --index <DIR>         An index or a folder of indexes to use instead of the usual ones
           --store <DIR[=REAL]>  Where the files of a store are
           --media <DIR>         A folder or medium that may have its index on it
-      -q, --quiet               Say nothing but results and errors
           --json                Print JSON
+      -q, --quiet               Say nothing but results and errors
       -v, --verbose             Say more
           --progress <STYLE>    How to show progress on standard error [possible values: auto, bar,
                                 plain, json, none]
@@ -668,6 +673,7 @@ fn indexing() {
           "directories": 0,
           "files": 1,
           "hashed_bytes": 0,
+          "hints": 0,
           "id": "[ROOT ID]",
           "index": "[DIR]/index",
           "index_bytes": 1142,
