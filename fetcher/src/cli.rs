@@ -135,7 +135,7 @@ struct PlaceArgs {
     /// An index, or a folder of indexes; its root counts as named too
     #[arg(long, value_name = "DIR")]
     index: Vec<PathBuf>,
-    /// A folder or mounted medium
+    /// A folder or medium, mounted anywhere [default: discs, images of discs and removable disks that are mounted]
     #[arg(long, value_name = "DIR")]
     media: Vec<PathBuf>,
     /// No store but those named
