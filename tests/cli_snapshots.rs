@@ -289,6 +289,7 @@ fn help() {
       lookup  Say where content is
       status  List the indexes and how fresh they are
       check   Check indexes against themselves, with --content against the files
+      media   List the media that are remembered, name them, forget them
       help    Print this message or the help of the given subcommand(s)
 
     Options:
@@ -668,6 +669,7 @@ fn indexing() {
           "directories": 0,
           "files": 1,
           "hashed_bytes": 0,
+          "hints": 0,
           "id": "[ROOT ID]",
           "index": "[DIR]/index",
           "index_bytes": 1142,
