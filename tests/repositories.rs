@@ -210,6 +210,14 @@ fn revisions_are_found_however_they_are_recorded() {
     bare.git(&["tag", "-a", "-m", "x", "v1-twice", "v1-annotated"]);
     let new = bare.commit("main", &[file("a", b"new"), file("b/c", b"")]);
     bare.commit("side/way", &[file("a", b"side")]);
+    // What would be used is explained without being read.
+    let explained = env
+        .fetch(["explain", &crate::support::sri(b"x"), "--no-store"])
+        .args(["--git", URL, "--rev", "v1", "--media"])
+        .arg(env.path("origin"))
+        .go()
+        .exits(0);
+    assert!(explained.stdout.contains("directories found"));
     // A name may be both; git prefers the tag, and the hash decides.
     bare.git(&["tag", "side/way", &old]);
     let hash = |revision: &str| bare.nar_of_clone(&env, revision);
@@ -301,6 +309,14 @@ fn a_tree_is_found_by_its_id() {
         ],
         0,
     );
+    // Only bytes can go to standard output.
+    let to_stdout = ["--mode", "git", "--hash", &tree, "-o", "-", "--media"];
+    env.fetch(["--no-store", "--offline"])
+        .args(to_stdout)
+        .arg(env.path("media"))
+        .go()
+        .exits(7)
+        .says("cannot go to standard output");
     // A commit's id is no tree's.
     ask(&["--mode", "git", "--hash", &commit], 3);
 

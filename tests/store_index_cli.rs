@@ -167,6 +167,21 @@ fn bytes_of(directory: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// Returns path and target of every directory link of an index.
+fn links_of(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mut links = Vec::new();
+    for kind in ["nar-sha256", "git-sha1"] {
+        let folder = directory.join("dirlinks").join(kind);
+        for entry in fs_err::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let target = fs_err::read_link(&path).unwrap();
+            links.push((path.strip_prefix(directory).unwrap().to_owned(), target));
+        }
+    }
+    links.sort();
+    links
+}
+
 #[test]
 fn a_folder_is_indexed_found_and_kept_up_to_date() {
     let env = Env::new();
@@ -412,6 +427,10 @@ fn the_bytes_depend_on_nothing_but_the_root() {
     );
     assert_eq!(bytes_of(&env.path("index2")), expected);
     assert_eq!(bytes_of(&env.path("index16")), expected);
+    let links = links_of(&env.path("index1"));
+    // Seven directories under both kinds, and the root.
+    assert_eq!(links.len(), 2 * 7 + 1);
+    assert_eq!(links_of(&env.path("index16")), links);
     env.write("folder/dir0/later", "later\n");
     env.ok(&["update", "folder", "--index", "index1"]);
     fs_err::remove_file(env.path("folder/dir0/later")).unwrap();
@@ -422,6 +441,7 @@ fn the_bytes_depend_on_nothing_but_the_root() {
         expected,
         "a rebuild gives the same again"
     );
+    assert_eq!(links_of(&env.path("index1")), links);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The walk: ask the sources in order, let a candidate land, verify, publish; on a mismatch the next candidate.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
 use crate::verdict::{self, NetworkSummary, WrongBody};
 
-/// After this many wrong candidates a source is left out: its index is stale or lies.
+/// After this many wrong candidates an index is left out for the run: it is stale or lies.
 const MAX_WRONG_CANDIDATES: usize = 3;
 
 /// How a fetch is to be done, apart from what is wanted.
@@ -213,14 +213,14 @@ impl Walk<'_> {
         candidates: Vec<Candidate>,
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
-        let mut wrong = 0;
+        // For each index by itself, and for what the source found without one.
+        let mut wrong: HashMap<Option<usize>, usize> = HashMap::new();
         for candidate in candidates {
-            if wrong >= MAX_WRONG_CANDIDATES {
-                self.listener.warning(&format!(
-                    "{} named {wrong} places with other content and is left out: is its index out of date?",
-                    source.location()
-                ));
-                break;
+            if wrong
+                .get(&candidate.index)
+                .is_some_and(|&wrong| wrong >= MAX_WRONG_CANDIDATES)
+            {
+                continue;
             }
             if let CandidatePlace::Local { root, path, .. }
             | CandidatePlace::Tree { root, path, .. } = &candidate.place
@@ -234,11 +234,20 @@ impl Walk<'_> {
             if let Some(done) = self.attempt(&candidate, landing)? {
                 return Ok(Some(done));
             }
-            wrong += usize::from(
-                self.attempts
-                    .last()
-                    .is_some_and(|last| last.result == AttemptResult::Mismatch),
-            );
+            let mismatch = self
+                .attempts
+                .last()
+                .is_some_and(|last| last.result == AttemptResult::Mismatch);
+            if mismatch {
+                let wrong = wrong.entry(candidate.index).or_default();
+                *wrong += 1;
+                if *wrong == MAX_WRONG_CANDIDATES {
+                    self.listener.warning(&format!(
+                        "{} named {wrong} places with other content and is left out: is its index out of date?",
+                        source.location()
+                    ));
+                }
+            }
         }
         Ok(None)
     }

@@ -124,6 +124,8 @@ impl<'a> Landing<'a> {
             CandidatePlace::Tree { root, path, forms } => {
                 self.land_local(candidate, root, path, None, forms)
             }
+            // Nothing but a directory comes of it, whichever.
+            CandidatePlace::Checkout(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
             CandidatePlace::Checkout(checkout) => {
                 let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
                     tree_copy::check_out(&self.request.address, checkout, target, self.watch)
@@ -375,10 +377,7 @@ impl<'a> Landing<'a> {
     fn refuse_for_stdout(&self, node: Node) -> Result<Landed, FetchError> {
         match self.judge_in_place(node)? {
             Err(not_it) => Ok(Landed::NotIt(not_it)),
-            Ok(_) => Err(FetchError::local(
-                "the content is a directory or symbolic link, which cannot go to standard output",
-            )
-            .with_hint("say where it goes with -o PATH")),
+            Ok(_) => Err(no_bytes_for_stdout()),
         }
     }
 
@@ -437,6 +436,13 @@ impl<'a> Landing<'a> {
         ))
         .with_hint(hint)
     }
+}
+
+fn no_bytes_for_stdout() -> FetchError {
+    FetchError::local(
+        "the content is a directory or symbolic link, which cannot go to standard output",
+    )
+    .with_hint("say where it goes with -o PATH")
 }
 
 /// The output's folder is not there or takes nothing.

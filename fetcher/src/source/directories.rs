@@ -76,6 +76,7 @@ fn candidate(
             forms,
         },
         names,
+        index: None,
     }
 }
 

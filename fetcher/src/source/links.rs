@@ -85,12 +85,14 @@ impl Source for Links {
             }
         }
         let mut trouble = None;
-        for index in &self.store.indexes {
+        for (number, index) in self.store.indexes.iter().enumerate() {
             match index.look_up(&request.address, MAX_CANDIDATES) {
                 Ok(entries) => {
                     candidates.extend(entries.iter().map(|entry| match &entry.location {
-                        Location::Link(name) => self.link(*name, Some(entry.size)),
-                        Location::File(path) => self.file_of_item(path, entry.size),
+                        Location::Link(name) => self.link(*name, Some(entry.size)).named_by(number),
+                        Location::File(path) => {
+                            self.file_of_item(path, entry.size).named_by(number)
+                        }
                     }))
                 }
                 Err(error) => trouble = Some(format!("the index is damaged: {error}")),

@@ -50,21 +50,30 @@ impl Source for Media {
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
         let mut candidates = Vec::new();
         let mut trouble = self.medium.trouble.clone();
-        for index in &self.medium.indexes {
+        for (number, index) in self.medium.indexes.iter().enumerate() {
             match index.look_up(&request.address, MAX_CANDIDATES) {
                 Ok(entries) => {
                     candidates.extend(entries.iter().filter_map(|entry| match &entry.location {
-                        Location::File(path) => Some(self.candidate(path, Some(entry.size))),
+                        Location::File(path) => {
+                            Some(self.candidate(path, Some(entry.size)).named_by(number))
+                        }
                         Location::Link(_) => None,
                     }))
                 }
                 Err(error) => trouble = Some(format!("the index is damaged: {error}")),
             }
         }
-        if candidates.is_empty() {
-            let search = self.medium.indexes.is_empty();
-            let by_name = by_name::candidates(&self.medium.root, request, search, watch);
-            candidates.extend(by_name.iter().map(|path| self.candidate(path, None)));
+        // The expected names are tried even where an index is: it may be older than the file.
+        let search = self.medium.indexes.is_empty();
+        let by_name = by_name::candidates(&self.medium.root, request, search, watch);
+        for path in by_name {
+            let guess = self.candidate(&path, None);
+            if candidates
+                .iter()
+                .all(|known: &Candidate| known.location != guess.location)
+            {
+                candidates.push(guess);
+            }
         }
         match trouble {
             _ if !candidates.is_empty() => Lookup::Found(candidates),

@@ -122,6 +122,8 @@ pub struct Candidate {
     pub place: CandidatePlace,
     /// Under what names the content is known there, for the stale-hash guard.
     pub names: KnownNames,
+    /// Which of the source's indexes named it, if one did: a stale one is left out, not those beside it.
+    pub index: Option<usize>,
 }
 
 /// How to get at a candidate.
@@ -180,7 +182,14 @@ impl Candidate {
                 size,
             },
             names,
+            index: None,
         }
+    }
+
+    /// Says which of the source's indexes named it.
+    pub(crate) const fn named_by(mut self, index: usize) -> Self {
+        self.index = Some(index);
+        self
     }
 }
 

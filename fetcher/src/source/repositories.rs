@@ -121,5 +121,6 @@ fn candidate(checkout: Checkout) -> Candidate {
         place: CandidatePlace::Checkout(checkout),
         // The revision was named, and a tree's id has no name that could be stale.
         names: KnownNames::NotGuarded,
+        index: None,
     }
 }

@@ -45,6 +45,7 @@ impl Source for Url {
             location: self.url.to_string(),
             place: CandidatePlace::Url(self.url.clone()),
             names: KnownNames::NotGuarded,
+            index: None,
         }])
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One thread lists, one reads, and the caller's visits: hashing is the slowest of the three when everything is in
 //! the page cache, and more readers would only take the processor from it. Once reads are seen to wait for the disk,
-//! more readers join, since a disk with several requests is faster than with one.
+//! more readers join, since a disk with several requests is faster than with one, and leave when that is over.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
@@ -37,6 +37,9 @@ const MAX_READERS: u32 = 8;
 
 /// How many reads must have waited for the disk before more readers join.
 const COLD_READS: u32 = 4;
+
+/// After so many reads in a row that did not wait, what there is to read is taken to be in the page cache.
+const WARM_READS: u32 = 64;
 
 /// Where the kernel cannot say whether a read would wait: a read that took so long did.
 const SLOW_READ: Duration = Duration::from_millis(1);
@@ -138,7 +141,7 @@ pub(super) fn run(
     std::thread::scope(|scope| {
         scope.spawn(move || planner.run(root));
         let readers = &readers;
-        scope.spawn(move || readers.run(scope));
+        scope.spawn(move || readers.run(scope, Role::Steady));
         // Dropped when the visit ends, however it does: then nobody waits for the other threads' work, and they end.
         let mut ahead = Ahead {
             steps: steps_out,
@@ -153,41 +156,65 @@ pub(super) fn run(
 struct Readers {
     jobs: Receiver<Job>,
     buffers: Receiver<Vec<u8>>,
+    /// Reads that waited for the disk, since the last time that many in a row did not.
     cold_reads: AtomicU32,
     running: AtomicU32,
 }
 
+/// Whether a reader stays when the disk is no longer waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Steady,
+    Helper,
+}
+
 impl Readers {
-    fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+    fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, role: Role) {
+        let mut warm_reads = 0;
         for job in &self.jobs {
-            if let Err(obstacle) = self.read(&job) {
+            let waited = self.read(&job).unwrap_or_else(|obstacle| {
                 job.parts.send(Err(obstacle)).ok();
+                false
+            });
+            if waited {
+                warm_reads = 0;
+                self.get_help(scope);
+                continue;
             }
-            self.get_help(scope);
+            warm_reads += 1;
+            if warm_reads >= WARM_READS {
+                warm_reads = 0;
+                self.cold_reads.store(0, Ordering::Relaxed);
+                if role == Role::Helper {
+                    self.running.fetch_sub(1, Ordering::Relaxed);
+                    return;
+                }
+            }
         }
     }
 
     fn get_help<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
-        let is_cold = self.cold_reads.load(Ordering::Relaxed) >= COLD_READS;
-        if is_cold && self.running.swap(MAX_READERS, Ordering::Relaxed) == 1 {
-            for _ in 1..MAX_READERS {
-                scope.spawn(move || self.run(scope));
-            }
+        if self.cold_reads.fetch_add(1, Ordering::Relaxed) < COLD_READS {
+            return;
+        }
+        let running = self.running.swap(MAX_READERS, Ordering::Relaxed);
+        for _ in running..MAX_READERS {
+            scope.spawn(move || self.run(scope, Role::Helper));
         }
     }
 
-    fn read(&self, job: &Job) -> Result<(), Obstacle> {
+    /// Reads a file. Returns whether the disk was waited for.
+    fn read(&self, job: &Job) -> Result<bool, Obstacle> {
         let file = open(&job.directory, &job.name, OFlags::empty())?;
         let mut reader = FileReader::new(file)?;
+        let mut waited = false;
         loop {
             let part = reader.next_part(self.buffers.try_recv().unwrap_or_default())?;
-            if reader.waited {
-                self.cold_reads.fetch_add(1, Ordering::Relaxed);
-            }
+            waited |= reader.waited;
             let is_last = part.is_last;
             // Nobody listens any more if this fails.
             if job.parts.send(Ok(part)).is_err() || is_last {
-                return Ok(());
+                return Ok(waited);
             }
         }
     }
