@@ -714,7 +714,7 @@ fn indexing() {
     [
       {
         "hint": false,
-        "kind": "folder",
+        "kind": "media",
         "label": null,
         "mounted": true,
         "path": "[DIR]/folder/greeting/hello.txt",

@@ -200,7 +200,7 @@ fn a_folder_is_indexed_found_and_kept_up_to_date() {
         .ok(&["lookup", &sha256("one\n"), "--index", "index", "--json"])
         .json();
     let expected = serde_json::json!([{
-        "root": env.path("folder"), "kind": "folder", "path": one, "hint": false, "mounted": true, "label": null,
+        "root": env.path("folder"), "kind": "media", "path": one, "hint": false, "mounted": true, "label": null,
     }]);
     assert_eq!(found, expected);
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use store_index::address::ContentAddress;
-use store_index::index::{Entry, Index};
+use store_index::index::{Entry, Index, Location};
 use store_index::key::KeyKind;
 use store_index::path_text;
 use store_index::root::{Root, RootKind};
@@ -100,7 +100,18 @@ fn place(index: &Index, entry: &Entry, located: &Located) -> Option<Place> {
     if located.mounted && !is_still_there(&located.real.join(&relative), entry.size) {
         return None;
     }
-    Some(shown_place(&index.root(), &relative, entry.hint, located))
+    let kind = match (&entry.location, index.root().kind()) {
+        (Location::Link(_), _) => "links",
+        (Location::File(_), RootKind::Store) => "store",
+        (Location::File(_), RootKind::Folder | RootKind::Medium) => "media",
+    };
+    Some(shown_place(
+        &index.root(),
+        kind,
+        &relative,
+        entry.hint,
+        located,
+    ))
 }
 
 /// Returns where a directory is, in the same way.
@@ -113,10 +124,17 @@ fn tree_place(index: &Index, relative: &Path, located: &Located) -> Option<Place
     if located.mounted && !is_there() {
         return None;
     }
-    Some(shown_place(&index.root(), relative, false, located))
+    Some(shown_place(
+        &index.root(),
+        "directories",
+        relative,
+        false,
+        located,
+    ))
 }
 
-fn shown_place(root: &Root, relative: &Path, hint: bool, located: &Located) -> Place {
+/// `kind` is the source of `fetch` that would answer from there.
+fn shown_place(root: &Root, kind: &str, relative: &Path, hint: bool, located: &Located) -> Place {
     let Located {
         real,
         mounted,
@@ -130,7 +148,7 @@ fn shown_place(root: &Root, relative: &Path, hint: bool, located: &Located) -> P
     };
     let json = serde_json::json!({
         "root": path_text::printable(shown_root),
-        "kind": root.kind().name(),
+        "kind": kind,
         "path": path_text::printable(&path),
         "hint": hint,
         "mounted": mounted,
