@@ -141,20 +141,7 @@ impl Walk<'_> {
             Found::Right(verified) => {
                 let (kind, bytes, executable) =
                     (SourceKind::Output, verified.bytes(), verified.executable());
-                self.record(
-                    kind,
-                    location.clone(),
-                    AttemptResult::Ok,
-                    None,
-                    bytes,
-                    started,
-                );
-                Ok(Some(Success {
-                    kind,
-                    location,
-                    bytes,
-                    executable,
-                }))
+                Ok(Some(self.delivered(kind, location, bytes, executable, started)))
             }
             Found::Wrong(_) if self.policy.force => Ok(None),
             Found::Wrong(what) => Err(taken(what)
@@ -322,22 +309,9 @@ impl Walk<'_> {
         self.network.asked |= is_url;
         let (kind, location) = (candidate.kind, candidate.location.clone());
         match landing.land(candidate)? {
-            Landed::Delivered { bytes, executable } => {
-                self.record(
-                    kind,
-                    location.clone(),
-                    AttemptResult::Ok,
-                    None,
-                    bytes,
-                    started,
-                );
-                Ok(Some(Success {
-                    kind,
-                    location,
-                    bytes,
-                    executable,
-                }))
-            }
+            Landed::Delivered { bytes, executable } => Ok(Some(
+                self.delivered(kind, location, bytes, executable, started),
+            )),
             Landed::NotIt(not_it) => {
                 match not_it.result {
                     AttemptResult::Mismatch if is_url => {
@@ -364,6 +338,30 @@ impl Walk<'_> {
                 );
                 Ok(None)
             }
+        }
+    }
+
+    fn delivered(
+        &mut self,
+        kind: SourceKind,
+        location: String,
+        bytes: u64,
+        executable: bool,
+        started: Instant,
+    ) -> Success {
+        self.record(
+            kind,
+            location.clone(),
+            AttemptResult::Ok,
+            None,
+            bytes,
+            started,
+        );
+        Success {
+            kind,
+            location,
+            bytes,
+            executable,
         }
     }
 

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::beneath::Node;
+use crate::path_text::printable;
 use crate::places::IN_PLACE_DIR;
 use crate::watch::Watch;
 
@@ -75,7 +76,7 @@ impl Skip {
 #[non_exhaustive]
 pub enum TreeError {
     /// Reading failed.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {source}", printable(.path))]
     Read {
         /// Where, relative to the tree.
         path: PathBuf,
@@ -83,7 +84,7 @@ pub enum TreeError {
         source: io::Error,
     },
     /// The visitor failed, such as a disk that is full.
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {source}", printable(.path))]
     Visit {
         /// Where, relative to the tree.
         path: PathBuf,
@@ -91,13 +92,13 @@ pub enum TreeError {
         source: io::Error,
     },
     /// A device, socket or named pipe.
-    #[error("{} is neither file, directory nor symbolic link", .0.display())]
+    #[error("{} is neither file, directory nor symbolic link", printable(.0))]
     Special(PathBuf),
     /// A file that grew or shrank while it was read.
-    #[error("{} changed while it was read", .0.display())]
+    #[error("{} changed while it was read", printable(.0))]
     Changed(PathBuf),
     /// More than [`MAX_DEPTH`] directories deep.
-    #[error("{} is more than {MAX_DEPTH} directories deep", .0.display())]
+    #[error("{} is more than {MAX_DEPTH} directories deep", printable(.0))]
     TooDeep(PathBuf),
     /// More than [`MAX_ENTRIES`] entries.
     #[error("the tree has more than {MAX_ENTRIES} entries")]
