@@ -12,4 +12,5 @@ mod media;
 mod network;
 mod nix_store;
 mod repositories;
+mod resume;
 mod support;

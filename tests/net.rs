@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use fetcher::net::{BodySink, Client, Delivered, Limits, NetError};
+use fetcher::net::{BodySink, BodyStart, Client, Delivered, Limits, NetError};
 use fetcher::source_url::SourceUrl;
 
 /// Short enough for tests, long enough for a machine under load to answer.
@@ -40,8 +40,8 @@ struct Kept {
 }
 
 impl BodySink for Kept {
-    fn start(&mut self, length_bytes: Option<u64>) -> io::Result<()> {
-        self.starts.push(length_bytes);
+    fn start(&mut self, start: &BodyStart) -> io::Result<()> {
+        self.starts.push(start.length_bytes);
         Ok(())
     }
 
@@ -70,9 +70,10 @@ fn get_with(limits: Limits, text: &str) -> (Result<Delivered, NetError>, Kept) {
         );
     }
     let mut kept = Kept::default();
-    let result = Client::new(limits)
-        .unwrap()
-        .get(&url(text), &mut kept, &AtomicBool::new(false));
+    let result =
+        Client::new(limits)
+            .unwrap()
+            .get(&url(text), None, &mut kept, &AtomicBool::new(false));
     (result, kept)
 }
 

@@ -47,6 +47,8 @@ impl Settings {
             named.stores.insert(0, own);
         }
         named.builtin = true;
+        // A build's users have no home, and nothing is shared between them.
+        named.state = None;
         named.no_store = true;
         named.no_media = true;
         Ok(Self {

@@ -293,6 +293,21 @@ impl Environment<'_> {
     }
 }
 
+impl Environment<'_> {
+    /// Returns the folder of what is kept between runs. A relative path counts as not set, as the specification of
+    /// these variables has it.
+    fn state_folder(&self) -> Option<PathBuf> {
+        let absolute = |name: &str| {
+            (self.0)(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let cache =
+            absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+        Some(cache.join("fetch"))
+    }
+}
+
 impl Cli {
     /// Makes sense of the arguments and the environment.
     pub fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
@@ -605,6 +620,7 @@ impl PlaceArgs {
             no_store: environment.switch(self.no_store, "FETCH_NO_STORE")?,
             no_media: environment.switch(self.no_media, "FETCH_NO_MEDIA")?,
             no_local: environment.switch(self.no_local, "FETCH_NO_LOCAL")?,
+            state: environment.state_folder(),
             builtin: false,
         };
         Ok((named, env_store))

@@ -1,14 +1,24 @@
 //! Lets a download land: the network stack is built at the first one, and its bytes are hashed as they are written.
+//!
+//! What is small lands in the room beside the output, the rest in the spool ([`crate::state`]), where it stays when it
+//! breaks off. A whole that was put together from several answers and is wrong proves nothing about the URL: it is
+//! thrown away, and the URL asked once more from the beginning.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 
 use store_index::watch::{Progress, Watch};
 
-use crate::net::{BodySink, Client, Limits, NetClass, NetError};
+use crate::disk;
+use crate::net::{BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry};
 use crate::request::Request;
 use crate::source_url::SourceUrl;
+use crate::staging::StagedFile;
+use crate::state::{Claim, Partial, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
+
+/// How much may come of a body without a length before the disk is looked at again, in bytes.
+const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
 
 /// Downloads for one run.
 #[derive(Debug)]
@@ -23,7 +33,14 @@ pub(crate) enum DownloadError {
     /// The server says that it is not there.
     Gone(String),
     /// Anything else that the network did.
-    Trouble(String),
+    Trouble {
+        /// What.
+        reason: String,
+        /// How another try may help.
+        retry: Option<Retry>,
+        /// Whether the host is the cause, whatever it is asked for.
+        of_host: bool,
+    },
     /// The staging file cannot be written or read.
     Write(io::Error),
     /// This machine does not let us: no descriptor, no thread.
@@ -40,28 +57,83 @@ impl Downloader {
         }
     }
 
-    /// Downloads into the empty file `staged` and compares.
+    /// Downloads and compares. `room` is empty; what it is afterwards has the content, be it right or wrong.
     pub(crate) fn land(
         &mut self,
         url: &SourceUrl,
         request: &Request,
-        staged: &File,
+        room: &mut StagedFile,
+        claim: Option<&Claim>,
         watch: Watch<'_>,
     ) -> Result<Verdict, DownloadError> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
-        };
-        let check = FileCheck::new(&request.address, request.executable, false, None);
+        let partial = claim.and_then(Claim::partial);
+        let is_spliced = partial.is_some();
+        let verdict = self.land_behind(partial, url, request, room, claim, watch)?;
+        match (verdict, claim) {
+            (Verdict::Wrong { .. }, Some(claim)) if is_spliced => {
+                watch.progress.note(&format!(
+                    "what was there of an earlier download does not fit: {url} is asked for the whole"
+                ));
+                claim.clear();
+                self.land_behind(None, url, request, room, Some(claim), watch)
+            }
+            (verdict, _) => Ok(verdict),
+        }
+    }
+
+    /// Downloads what is missing behind what is there.
+    fn land_behind(
+        &mut self,
+        partial: Option<Partial>,
+        url: &SourceUrl,
+        request: &Request,
+        room: &mut StagedFile,
+        claim: Option<&Claim>,
+        watch: Watch<'_>,
+    ) -> Result<Verdict, DownloadError> {
+        let length = claim.and_then(Claim::length);
+        let mut check = FileCheck::new(&request.address, request.executable, false, None);
+        let from_bytes = partial.as_ref().map_or(0, |partial| partial.bytes);
+        if let Some(partial) = &partial {
+            check
+                .go_on_behind(partial.file(), from_bytes, watch)
+                .map_err(own_error)?;
+        }
         let mut landing = Landing {
-            staged,
-            check: Some(check),
+            room,
+            claim,
+            partial,
+            check,
             request,
             progress: watch.progress,
+            unlooked_bytes: None,
         };
-        client.get(url, &mut landing, watch.interrupt)?;
-        let check = landing.check.take().expect("the check is taken only here");
-        check.finish(staged).map_err(DownloadError::Write)
+        if from_bytes > 0 && length == Some(from_bytes) {
+            // All had come when the last run ended.
+            landing.go_on().map_err(own_error)?;
+        } else {
+            let validator_of = |url: &SourceUrl| claim.and_then(|claim| claim.validator(url));
+            let resume = (from_bytes > 0).then_some(Resume {
+                from_bytes,
+                validator_of: &validator_of,
+            });
+            let client = match &mut self.client {
+                Some(client) => client,
+                none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
+            };
+            client.get(url, resume, &mut landing, watch.interrupt)?;
+        }
+        let Landing { room, check, .. } = landing;
+        check.finish(&room.file).map_err(DownloadError::Write)
+    }
+}
+
+/// An error of ours, from reading what is there.
+fn own_error(error: io::Error) -> DownloadError {
+    if error.kind() == io::ErrorKind::Interrupted {
+        DownloadError::Interrupted
+    } else {
+        DownloadError::Write(error)
     }
 }
 
@@ -72,38 +144,97 @@ impl From<NetError> for DownloadError {
             (NetClass::Interrupted, _) => Self::Interrupted,
             (NetClass::Local, error) => Self::Local(error.to_string()),
             (NetClass::Gone, error) => Self::Gone(error.to_string()),
-            (_, error) => Self::Trouble(error.to_string()),
+            (_, error) => Self::Trouble {
+                reason: error.to_string(),
+                retry: error.retry(),
+                of_host: error.is_of_host(),
+            },
         }
     }
 }
 
 struct Landing<'a> {
-    staged: &'a File,
-    check: Option<FileCheck>,
+    room: &'a mut StagedFile,
+    claim: Option<&'a Claim>,
+    /// What is there and was not gone on with yet.
+    partial: Option<Partial>,
+    /// Has seen what is there.
+    check: FileCheck,
     request: &'a Request,
     progress: &'a dyn Progress,
+    /// How much came since the disk was looked at, where nobody said how much will come.
+    unlooked_bytes: Option<u64>,
 }
 
-impl BodySink for Landing<'_> {
-    fn start(&mut self, length_bytes: Option<u64>) -> io::Result<()> {
-        if let Some(length) = length_bytes {
-            self.progress.set_total(length);
+impl Landing<'_> {
+    /// Goes on behind what is there.
+    fn go_on(&mut self) -> io::Result<()> {
+        if let (Some(claim), Some(partial)) = (self.claim, self.partial.take()) {
+            *self.room = claim.go_on(partial, &self.room.file)?;
         }
-        self.check = Some(FileCheck::new(
+        Ok(())
+    }
+
+    /// Makes the place where a whole body lands.
+    fn begin(&mut self, length: Option<u64>) -> io::Result<()> {
+        self.partial = None;
+        self.check = FileCheck::new(
             &self.request.address,
             self.request.executable,
             false,
-            length_bytes,
-        ));
+            length,
+        );
+        let Some(claim) = self.claim else {
+            return Ok(());
+        };
+        claim.clear();
+        if length.is_none_or(|length| length >= SPOOL_ABOVE_BYTES)
+            && let Ok(room) = claim.begin(&self.room.file)
+            // Where there is no room to keep it, it comes all the same.
+            && disk::leave_reserve(&room.file, length.unwrap_or(LOOK_AT_DISK_EVERY)).is_ok()
+        {
+            *self.room = room;
+        }
+        Ok(())
+    }
+}
+
+impl BodySink for Landing<'_> {
+    fn start(&mut self, start: &BodyStart) -> io::Result<()> {
+        if let Some(length) = start.length_bytes {
+            self.progress.set_total(length);
+            let missing = length.saturating_sub(start.from_bytes);
+            disk::leave_reserve(&self.room.file, missing)?;
+        }
+        if start.from_bytes == 0 {
+            self.begin(start.length_bytes)?;
+        } else {
+            self.go_on()?;
+            if let Some(length) = start.length_bytes {
+                disk::leave_reserve(&self.room.file, length - start.from_bytes)?;
+            }
+            self.progress.advance(start.from_bytes);
+        }
+        self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
+        if self.room.is_in_spool() {
+            if let Some(claim) = self.claim {
+                claim.note(&start.url, start.length_bytes, start.validator.clone());
+            }
+        }
         Ok(())
     }
 
     fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        let mut staged = self.staged;
-        staged.write_all(chunk)?;
-        if let Some(check) = &mut self.check {
-            check.update(chunk);
+        let mut staged: &File = &self.room.file;
+        if let Some(unlooked) = &mut self.unlooked_bytes {
+            *unlooked += chunk.len() as u64;
+            if *unlooked >= LOOK_AT_DISK_EVERY {
+                *unlooked = 0;
+                disk::leave_reserve(staged, LOOK_AT_DISK_EVERY)?;
+            }
         }
+        staged.write_all(chunk)?;
+        self.check.update(chunk);
         self.progress.advance(chunk.len() as u64);
         Ok(())
     }

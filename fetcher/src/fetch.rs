@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use store_index::path_text::printable;
 use store_index::watch::Watch;
@@ -19,10 +19,14 @@ use crate::source::{
 };
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
+use crate::state::{Claim, Claimed, State};
 use crate::verdict::{self, NetworkSummary, WrongBody};
 
 /// After this many wrong candidates an index is left out for the run: it is stale or lies.
 const MAX_WRONG_CANDIDATES: usize = 3;
+
+/// How often a lock that somebody else holds is tried, which is also how soon an interrupt is noticed.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a fetch is to be done, apart from what is wanted.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +61,7 @@ pub fn run(
         tried: HashSet::new(),
         suspicious: Vec::new(),
         discs: Vec::new(),
+        urls: Vec::new(),
         network: NetworkSummary::default(),
         left: None,
     };
@@ -81,6 +86,8 @@ struct Walk<'a> {
     suspicious: Vec<Candidate>,
     /// Media that are not here and have the content.
     discs: Vec<Disc>,
+    /// What is to be downloaded, once all network sources have named theirs.
+    urls: Vec<Candidate>,
     network: NetworkSummary,
     /// Whence the content came that was left to the daemon.
     left: Option<String>,
@@ -119,9 +126,17 @@ impl Walk<'_> {
                 );
                 continue;
             }
+            if !source.is_network()
+                && let Some(done) = self.download(&places.state, &mut landing)?
+            {
+                return Ok(done);
+            }
             if let Some(done) = self.ask(source.as_mut(), &mut landing)? {
                 return Ok(done);
             }
+        }
+        if let Some(done) = self.download(&places.state, &mut landing)? {
+            return Ok(done);
         }
         if let Some(done) = self.use_suspicious_offline(&mut landing)? {
             return Ok(done);
@@ -187,6 +202,10 @@ impl Walk<'_> {
             return Err(FetchError::interrupted());
         }
         let (result, reason) = match lookup {
+            Lookup::Found(candidates) if source.is_network() => {
+                self.urls.extend(candidates);
+                return Ok(None);
+            }
             Lookup::Found(candidates) => return self.try_all(source, candidates, landing),
             Lookup::Absent(reason) => (AttemptResult::Absent, reason),
             Lookup::Elsewhere(discs) => {
@@ -202,6 +221,45 @@ impl Walk<'_> {
         };
         self.record(source.kind(), source.location(), result, reason, 0, started);
         Ok(None)
+    }
+
+    /// Downloads from the URLs that are to be asked.
+    fn download(
+        &mut self,
+        state: &State,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        if self.urls.is_empty() {
+            return Ok(None);
+        }
+        landing.set_claim(self.claim(state)?);
+        for candidate in std::mem::take(&mut self.urls) {
+            if let Some(done) = self.attempt(&candidate, landing)? {
+                return Ok(Some(done));
+            }
+        }
+        landing.set_claim(None);
+        Ok(None)
+    }
+
+    /// Waits for the right to download.
+    fn claim(&self, state: &State) -> Result<Option<Claim>, FetchError> {
+        loop {
+            match state.claim(&self.request.address) {
+                Claimed::Ours(claim) => return Ok(Some(claim)),
+                Claimed::Unkept => {
+                    if let Some(warning) = state.take_warning() {
+                        self.listener.warning(&warning);
+                    }
+                    return Ok(None);
+                }
+                Claimed::Theirs(_) => {}
+            }
+            if self.watch.interrupted() {
+                return Err(FetchError::interrupted());
+            }
+            std::thread::sleep(LOCK_POLL_INTERVAL);
+        }
     }
 
     fn try_all(

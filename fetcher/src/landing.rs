@@ -17,6 +17,7 @@ use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::fetch::Policy;
+use crate::net::Retry;
 use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
@@ -24,6 +25,7 @@ use crate::request::{Request, Target};
 use crate::source::{Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile, StagedTree};
+use crate::state::Claim;
 use crate::tree_copy;
 use crate::verdict;
 use crate::verify::{FileCheck, Verdict, Verified};
@@ -48,6 +50,10 @@ pub(crate) struct NotIt {
     pub(crate) got: Option<Digest>,
     /// What a wrong body seems to be.
     pub(crate) seems: Option<String>,
+    /// How another try may help.
+    pub(crate) retry: Option<Retry>,
+    /// Whether a download failed because of its host, whatever it is asked for.
+    pub(crate) of_host: bool,
 }
 
 impl NotIt {
@@ -58,17 +64,17 @@ impl NotIt {
             bytes: 0,
             got: None,
             seems: None,
+            retry: None,
+            of_host: false,
         }
     }
 
     fn wrong(request: &Request, got: Option<Digest>, bytes: u64) -> Self {
         let reason = verdict::describe_wrong(request, got.as_ref());
         Self {
-            result: AttemptResult::Mismatch,
-            reason,
             bytes,
             got,
-            seems: None,
+            ..Self::new(AttemptResult::Mismatch, reason)
         }
     }
 }
@@ -84,6 +90,8 @@ pub(crate) struct Landing<'a> {
     /// The room for files; `None` while a tree has it.
     staged: Option<StagedFile>,
     downloader: Downloader,
+    /// The right to download, and to what was downloaded before; `None` where nothing is kept.
+    claim: Option<Claim>,
     leave_wrong: bool,
     /// The first wrong body of the request's own URLs, and whence.
     wrong: Option<(File, String)>,
@@ -107,6 +115,7 @@ impl<'a> Landing<'a> {
             place,
             staged: None,
             downloader: Downloader::new(policy.limits),
+            claim: None,
             leave_wrong: policy.leave_wrong,
             wrong: None,
         };
@@ -116,9 +125,14 @@ impl<'a> Landing<'a> {
         Ok(landing)
     }
 
-    /// The room for a file, empty.
+    /// Gives it the right to what was downloaded before, or takes it away.
+    pub(crate) fn set_claim(&mut self, claim: Option<Claim>) {
+        self.claim = claim;
+    }
+
+    /// The room for a file, empty. What is in the spool is left there.
     fn room(&mut self) -> io::Result<&mut StagedFile> {
-        let staged = match self.staged.take() {
+        let staged = match self.staged.take().filter(|staged| !staged.is_in_spool()) {
             Some(mut staged) => {
                 staged.empty()?;
                 staged
@@ -165,11 +179,11 @@ impl<'a> Landing<'a> {
                 self.watch.progress.begin(&what, None, Unit::Bytes);
                 let room = self
                     .staged
-                    .as_ref()
+                    .as_mut()
                     .expect("room is made before a file lands");
-                let landed = self
-                    .downloader
-                    .land(url, self.request, &room.file, self.watch);
+                let landed =
+                    self.downloader
+                        .land(url, self.request, room, self.claim.as_ref(), self.watch);
                 self.watch.progress.end();
                 let reason = match landed {
                     Ok(verdict) => return self.judge_body(candidate, url, verdict),
@@ -177,9 +191,15 @@ impl<'a> Landing<'a> {
                     Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
                     Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
                     Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
-                    Err(DownloadError::Trouble(reason)) => {
-                        NotIt::new(AttemptResult::Failed, reason)
-                    }
+                    Err(DownloadError::Trouble {
+                        reason,
+                        retry,
+                        of_host,
+                    }) => NotIt {
+                        retry,
+                        of_host,
+                        ..NotIt::new(AttemptResult::Failed, reason)
+                    },
                 };
                 Ok(Landed::NotIt(reason))
             }
@@ -286,6 +306,11 @@ impl<'a> Landing<'a> {
                     )),
                 }
             }
+        }
+        // Right or wrong, nothing is to be gone on with.
+        if let Some(claim) = &self.claim {
+            self.staged = self.staged.take().filter(|staged| !staged.is_in_spool());
+            claim.clear();
         }
         Ok(landed)
     }
@@ -475,10 +500,45 @@ impl<'a> Landing<'a> {
             .staged
             .as_mut()
             .expect("room is made before a file lands");
+        let executable = verified.executable();
+        let in_spool = staged.is_in_spool();
         match publish::file(staged, verified, place, self.force) {
             Ok(Published::Done) => Ok(()),
             Ok(Published::Taken) => self.accept_what_appeared(place),
+            Err(error) if in_spool && error.kind() == io::ErrorKind::CrossesDevices => {
+                self.publish_from_spool(executable)
+            }
             Err(error) => Err(self.write_error(&error)),
+        }
+    }
+
+    /// The spool lies on another file system: its file is copied, and hashed once more as it lands.
+    fn publish_from_spool(&mut self, executable: bool) -> Result<(), FetchError> {
+        let spooled = self.staged.take().expect("what is published has landed");
+        let copied = self.copy_from_spool(&spooled.file, executable);
+        match copied.map_err(|error| self.write_error(&error))? {
+            Some(verified) => self.publish_file(verified),
+            None => Err(FetchError::local(
+                "what was downloaded has changed in the spool before it could be copied",
+            )),
+        }
+    }
+
+    fn copy_from_spool(
+        &mut self,
+        mut spooled: &File,
+        executable: bool,
+    ) -> io::Result<Option<Verified>> {
+        spooled.rewind()?;
+        let size = spooled.metadata()?.len();
+        let (request, watch) = (self.request, self.watch);
+        let check = FileCheck::new(&request.address, request.executable, executable, Some(size));
+        let room = self.room()?;
+        match copy::copy(spooled, size, &room.file, check, watch) {
+            Ok(Verdict::Right(verified)) => Ok(Some(verified)),
+            Ok(Verdict::Wrong { .. }) | Err(CopyError::Changed { .. }) => Ok(None),
+            Err(CopyError::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
+            Err(CopyError::Read(error) | CopyError::Write(error)) => Err(error),
         }
     }
 
@@ -497,6 +557,9 @@ impl<'a> Landing<'a> {
     }
 
     fn write_error(&self, error: &io::Error) -> FetchError {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return FetchError::interrupted();
+        }
         let output = match &self.request.target {
             Target::Path(path) | Target::Given(path) => printable(path),
             Target::Stdout => "a temporary file for standard output".to_owned(),

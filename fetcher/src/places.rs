@@ -18,6 +18,7 @@ use store_index::store_state::StoreState;
 
 use crate::discs::Discs;
 use crate::error::FetchError;
+use crate::state::State;
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
@@ -38,6 +39,8 @@ pub struct Named {
     pub no_media: bool,
     /// No local source at all.
     pub no_local: bool,
+    /// The folder of what is kept between runs; `None` keeps nothing.
+    pub state: Option<PathBuf>,
     /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
     pub builtin: bool,
 }
@@ -110,6 +113,8 @@ pub struct Places {
     pub media: Vec<Rc<MediumPlace>>,
     /// Media that nobody named.
     pub discs: Discs,
+    /// What is kept between runs.
+    pub state: State,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -118,7 +123,10 @@ impl Places {
     /// Opens what was named and finds what was not. A store or medium that was named must be there; an index need
     /// not: it only makes things faster.
     pub fn open(named: &Named, env_store: Option<&str>) -> Result<Self, FetchError> {
-        let mut places = Self::default();
+        let mut places = Self {
+            state: State::at(named.state.clone()),
+            ..Self::default()
+        };
         if named.no_local {
             return Ok(places);
         }

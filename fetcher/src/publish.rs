@@ -32,6 +32,13 @@ pub fn file(
         room.disarm();
         return Ok(Published::Done);
     }
+    if staged.is_in_spool() {
+        // It must never have two names: the next run would go on writing to the output.
+        if force {
+            clear_empty_directory(place)?;
+        }
+        return rename(staged, place, force);
+    }
     if !force {
         let linked = match &staged.hidden {
             None => link(&staged.file, place, &place.name),
@@ -150,6 +157,13 @@ pub fn symlink(
     }
 }
 
+/// Returns whether the name stands for what was hashed.
+fn is_same(hidden: &staging::Hidden, file: &File) -> io::Result<bool> {
+    let named = rustix::fs::statat(hidden.directory(), hidden.name(), AtFlags::SYMLINK_NOFOLLOW);
+    let hashed = rustix::fs::fstat(file)?;
+    Ok(named.is_ok_and(|named| (named.st_dev, named.st_ino) == (hashed.st_dev, hashed.st_ino)))
+}
+
 fn is_directory(hidden: &staging::Hidden) -> io::Result<bool> {
     let stat = rustix::fs::statat(hidden.directory(), hidden.name(), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
@@ -157,6 +171,7 @@ fn is_directory(hidden: &staging::Hidden) -> io::Result<bool> {
 
 /// Replaces what stands at the output by a staged file, through a hidden name where it has none.
 fn rename(staged: &mut StagedFile, place: &Place, replace: bool) -> io::Result<Published> {
+    let in_spool = staged.is_in_spool();
     let mut hidden = match staged.hidden.take() {
         Some(hidden) => hidden,
         None => {
@@ -168,6 +183,9 @@ fn rename(staged: &mut StagedFile, place: &Place, replace: bool) -> io::Result<P
             .1
         }
     };
+    if in_spool && !is_same(&hidden, &staged.file)? {
+        return Err(io::Error::other("it has vanished from the spool"));
+    }
     let flags = if replace {
         RenameFlags::empty()
     } else {

@@ -13,7 +13,7 @@ use std::io::{self, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -42,7 +42,7 @@ pub struct Place {
     /// Whether a daemon gave us this name, and nothing else in the folder.
     pub given: bool,
     /// The folder.
-    pub directory: Rc<OwnedFd>,
+    pub directory: Arc<OwnedFd>,
     /// The name in it.
     pub name: OsString,
     /// The whole path, for messages.
@@ -66,7 +66,7 @@ impl Place {
         let directory = open_directory(rustix::fs::CWD, parent.as_os_str(), OFlags::empty())?;
         Ok(Self {
             given: false,
-            directory: Rc::new(directory),
+            directory: Arc::new(directory),
             name: name.to_owned(),
             path: path.to_owned(),
         })
@@ -98,11 +98,23 @@ fn open_directory(at: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> io::Result
 /// A name that only this run has; removed with everything below it when dropped.
 #[derive(Debug)]
 pub(crate) struct Hidden {
-    directory: Rc<OwnedFd>,
+    directory: Arc<OwnedFd>,
     name: OsString,
     /// Holds the lock that tells other runs that this name is in use.
     _lock: OwnedFd,
     armed: bool,
+    kind: HiddenKind,
+}
+
+/// Where a room with a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HiddenKind {
+    /// Beside the output, under a random name.
+    Beside,
+    /// It is the output that a daemon gave us.
+    Output,
+    /// In the spool; it stays there when the run ends.
+    Spool,
 }
 
 impl Hidden {
@@ -116,7 +128,12 @@ impl Hidden {
 
     /// Returns true if the room is the output itself.
     pub(crate) fn is_output(&self) -> bool {
-        !is_hidden_name(&self.name)
+        self.kind == HiddenKind::Output
+    }
+
+    /// Returns true if the room is in the spool.
+    pub(crate) fn is_in_spool(&self) -> bool {
+        self.kind == HiddenKind::Spool
     }
 
     /// Keeps what the name held: it has been renamed, or is the output.
@@ -182,6 +199,26 @@ impl StagedFile {
         })
     }
 
+    /// Makes a file in the spool the room.
+    pub(crate) fn in_spool(file: File, folder: Arc<OwnedFd>, name: String) -> io::Result<Self> {
+        let hidden = Hidden {
+            directory: folder,
+            name: name.into(),
+            _lock: file.try_clone()?.into(),
+            armed: false,
+            kind: HiddenKind::Spool,
+        };
+        Ok(Self {
+            file,
+            hidden: Some(hidden),
+        })
+    }
+
+    /// Returns true if it is in the spool.
+    pub(crate) fn is_in_spool(&self) -> bool {
+        self.hidden.as_ref().is_some_and(Hidden::is_in_spool)
+    }
+
     /// Throws away what landed, for the next candidate.
     pub fn empty(&mut self) -> io::Result<()> {
         // ext4 writes back a file that was ever truncated to nothing, even from nothing, before its close returns.
@@ -224,10 +261,11 @@ pub(crate) fn hidden(
     if place.given {
         let fd = make(place.directory.as_fd(), &place.name)?;
         let hidden = Hidden {
-            directory: Rc::clone(&place.directory),
+            directory: Arc::clone(&place.directory),
             name: place.name.clone(),
             _lock: fd.try_clone()?,
             armed: true,
+            kind: HiddenKind::Output,
         };
         return Ok((fd, hidden));
     }
@@ -250,10 +288,11 @@ pub(crate) fn hidden(
             continue;
         }
         let hidden = Hidden {
-            directory: Rc::clone(&place.directory),
+            directory: Arc::clone(&place.directory),
             name,
             _lock: lock,
             armed: true,
+            kind: HiddenKind::Beside,
         };
         return Ok((fd, hidden));
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use store_index::address::{ContentAddress, FileHasher, Framing, GitObject};
 use store_index::digest::Digest;
+use store_index::watch::Watch;
 
 /// How much is read at a time, in bytes.
 const BUFFER_LEN: usize = 256 * 1024;
@@ -100,6 +101,35 @@ impl FileCheck {
         if let Some((hasher, _)) = &mut self.landing {
             hasher.update(bytes);
         }
+    }
+
+    /// Adds bytes that landed in an earlier run, which lie in the staged file. Where the hash begins with the size, which
+    /// the first server may not have told, all is read at the end.
+    pub(crate) fn go_on_behind(
+        &mut self,
+        staged: &File,
+        bytes: u64,
+        watch: Watch<'_>,
+    ) -> io::Result<()> {
+        if self.landing.is_none() {
+            self.bytes = bytes;
+            return Ok(());
+        }
+        let mut buffer = vec![0; BUFFER_LEN];
+        while self.bytes < bytes {
+            if watch.interrupted() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let wanted =
+                usize::try_from(bytes - self.bytes).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
+            match staged.read_at(&mut buffer[..wanted], self.bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.update(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Compares. Reads the staged file again where the size was not known before, or for the other NAR form.

@@ -192,7 +192,8 @@ fn new_bar(what: &str, unit: Unit, total: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
+/// Shows an amount for people.
+pub fn amount(done: u64, total: Option<u64>, unit: Unit) -> String {
     let show = |count| match unit {
         Unit::Bytes => HumanBytes(count).to_string(),
         Unit::Items => HumanCount(count).to_string(),

@@ -91,7 +91,7 @@ fn only_200_is_content() {
         let server = Server::with("/a", Answer::status(code, "<html>a page</html>"));
         let error = refused(&server.url("/a"));
         assert!(
-            matches!(error, NetError::Status { code: got } if got == code),
+            matches!(error, NetError::Status { code: got, .. } if got == code),
             "{error:?}"
         );
         assert_eq!((error.class(), error.to_string().as_str()), (class, text));
@@ -267,7 +267,7 @@ fn a_full_disk_ends_the_transfer() {
         ..Kept::default()
     };
     let error = client
-        .get(&url(&server.url("/a")), &mut kept, &false.into())
+        .get(&url(&server.url("/a")), None, &mut kept, &false.into())
         .unwrap_err();
     assert!(
         matches!(&error, NetError::Sink(cause) if cause.kind() == std::io::ErrorKind::StorageFull),

@@ -99,7 +99,9 @@ fn interrupt(text: &str) {
         })
     };
     let started = Instant::now();
-    let error = client.get(&url(text), &mut Discarding, &flag).unwrap_err();
+    let error = client
+        .get(&url(text), None, &mut Discarding, &flag)
+        .unwrap_err();
     assert!(matches!(error, NetError::Interrupted), "{error:?}");
     assert_eq!(error.class(), NetClass::Interrupted);
     assert!(started.elapsed() < LATE);
@@ -109,7 +111,7 @@ fn interrupt(text: &str) {
 struct Discarding;
 
 impl fetcher::net::BodySink for Discarding {
-    fn start(&mut self, _length_bytes: Option<u64>) -> std::io::Result<()> {
+    fn start(&mut self, _start: &fetcher::net::BodyStart) -> std::io::Result<()> {
         Ok(())
     }
 
@@ -135,7 +137,12 @@ fn an_interrupt_from_before_opens_no_socket() {
     let server = Server::with("/a", Answer::body(b"here"));
     let error = Client::new(LIMITS)
         .unwrap()
-        .get(&url(&server.url("/a")), &mut Kept::default(), &true.into())
+        .get(
+            &url(&server.url("/a")),
+            None,
+            &mut Kept::default(),
+            &true.into(),
+        )
         .unwrap_err();
     assert!(matches!(error, NetError::Interrupted), "{error:?}");
     assert_eq!(server.connections(), 0);

@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,6 +37,35 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 pub(crate) struct Answer {
     bytes: Vec<u8>,
     then: Then,
+    file: Option<ServedFile>,
+}
+
+/// A file that is served in parts too.
+#[derive(Clone, Debug)]
+struct ServedFile {
+    body: Arc<Vec<u8>>,
+    /// Header lines, each with its end.
+    headers: String,
+    manner: Manner,
+    /// The connection is closed when so much of an answer's body was sent.
+    cut_after: Option<usize>,
+    /// So much at a time, with a pause after each.
+    pace: Option<(usize, Duration)>,
+}
+
+/// What becomes of a request for a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// The part that was asked for, or all if `If-Range` names another version.
+    Honest,
+    /// All, with 200.
+    Whole,
+    /// 416, whatever was asked.
+    Refusing,
+    /// A part that begins one byte before the one that was asked for.
+    WrongStart,
+    /// The right bytes, and no word about which.
+    Silent,
 }
 
 /// What happens once the bytes of an answer are sent.
@@ -56,7 +85,55 @@ impl Answer {
         Self {
             bytes: bytes.into(),
             then: Then::Close,
+            file: None,
         }
+    }
+
+    /// 200 with a body, or the part of it that is asked for.
+    pub(crate) fn file(body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            file: Some(ServedFile {
+                body: Arc::new(body.into()),
+                headers: String::new(),
+                manner: Manner::Honest,
+                cut_after: None,
+                pace: None,
+            }),
+            ..Self::raw("")
+        }
+    }
+
+    fn change_file(mut self, change: impl FnOnce(&mut ServedFile)) -> Self {
+        change(self.file.as_mut().expect("only a file has these"));
+        self
+    }
+
+    /// A file with one more header line.
+    pub(crate) fn header(self, line: &str) -> Self {
+        self.change_file(|file| file.headers.push_str(&format!("{line}\r\n")))
+    }
+
+    /// A file that treats ranges so.
+    pub(crate) fn manner(self, manner: Manner) -> Self {
+        self.change_file(|file| file.manner = manner)
+    }
+
+    /// A file whose transfer breaks off.
+    pub(crate) fn cut_after(self, bytes: usize) -> Self {
+        self.change_file(|file| file.cut_after = Some(bytes))
+    }
+
+    /// A file that comes slowly.
+    pub(crate) fn paced(self, bytes: usize, pause: Duration) -> Self {
+        self.change_file(|file| file.pace = Some((bytes, pause)))
+    }
+
+    /// Another status with one more header line, and an empty body.
+    pub(crate) fn status_with(code: u16, header: &str) -> Self {
+        Self::with_head(
+            &format!("{code} Whatever\r\n{header}\r\nContent-Length: 0"),
+            b"",
+        )
     }
 
     fn with_head(head: &str, body: &[u8]) -> Self {
@@ -134,8 +211,8 @@ impl Answer {
     /// The request is read and never answered.
     pub(crate) fn silence() -> Self {
         Self {
-            bytes: Vec::new(),
             then: Then::Silence,
+            ..Self::raw("")
         }
     }
 
@@ -217,8 +294,10 @@ pub(crate) struct Server {
 
 #[derive(Debug, Default)]
 struct Shared {
-    routes: Mutex<HashMap<String, Answer>>,
+    routes: Mutex<HashMap<String, Vec<Answer>>>,
     requests: Mutex<Vec<Request>>,
+    /// Bytes of files' bodies.
+    sent_bytes: AtomicU64,
     connections: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -249,11 +328,23 @@ impl Server {
 
     /// Says how a path, which begins with a slash, is answered from now on.
     pub(crate) fn route(&self, path: &str, answer: Answer) {
+        self.route_in_turn(path, [answer]);
+    }
+
+    /// Says how it is answered the first time, the second time, ...; the last answer stays.
+    pub(crate) fn route_in_turn(&self, path: &str, answers: impl IntoIterator<Item = Answer>) {
+        let mut answers: Vec<_> = answers.into_iter().collect();
+        answers.reverse();
         self.shared
             .routes
             .lock()
             .unwrap()
-            .insert(path.to_owned(), answer);
+            .insert(path.to_owned(), answers);
+    }
+
+    /// Returns how many bytes of files' bodies were sent.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.shared.sent_bytes.load(Ordering::SeqCst)
     }
 
     /// Returns the URL of a path.
@@ -337,10 +428,16 @@ impl Connection {
             .routes
             .lock()
             .unwrap()
-            .get(request.path())
-            .cloned();
-        self.shared.requests.lock().unwrap().push(request);
+            .get_mut(request.path())
+            .and_then(|answers| match answers.len() {
+                0 | 1 => answers.last().cloned(),
+                _ => answers.pop(),
+            });
+        self.shared.requests.lock().unwrap().push(request.clone());
         let answer = answer.unwrap_or_else(|| Answer::status(404, "<html>not found</html>"));
+        if let Some(file) = &answer.file {
+            return self.serve_file(file, &request);
+        }
         self.send(&answer.bytes)?;
         match answer.then {
             Then::Close => Ok(()),
@@ -355,6 +452,60 @@ impl Connection {
                 Ok(())
             }
         }
+    }
+
+    fn serve_file(&mut self, file: &ServedFile, request: &Request) -> io::Result<()> {
+        let whole = file.body.len();
+        let is_changed = request
+            .header("if-range")
+            .is_some_and(|validator| !file.headers.contains(validator));
+        let from: Option<usize> = request
+            .header("range")
+            .filter(|_| !is_changed && file.manner != Manner::Whole)
+            .and_then(|range| {
+                range
+                    .strip_prefix("bytes=")?
+                    .strip_suffix('-')?
+                    .parse()
+                    .ok()
+            });
+        let (head, from) = match from {
+            Some(from) if from >= whole || file.manner == Manner::Refusing => (
+                format!("416 Out Of Range\r\nContent-Range: bytes */{whole}\r\nContent-Length: 0"),
+                whole,
+            ),
+            Some(from) => {
+                let from = from - usize::from(file.manner == Manner::WrongStart);
+                let range = match file.manner {
+                    Manner::Silent => String::new(),
+                    _ => format!("Content-Range: bytes {from}-{}/{whole}\r\n", whole - 1),
+                };
+                let length = whole - from;
+                (format!("206 Part\r\n{range}Content-Length: {length}"), from)
+            }
+            None => (format!("200 OK\r\nContent-Length: {whole}"), 0),
+        };
+        let head = format!(
+            "HTTP/1.1 {head}\r\n{}Connection: close\r\n\r\n",
+            file.headers
+        );
+        self.send(head.as_bytes())?;
+        let mut body = &file.body[from..];
+        if let Some(cut) = file.cut_after {
+            body = &body[..cut.min(body.len())];
+        }
+        let (step, pause) = file.pace.unwrap_or((64 * 1024, Duration::ZERO));
+        for part in body.chunks(step) {
+            if self.is_over() {
+                break;
+            }
+            self.shared
+                .sent_bytes
+                .fetch_add(part.len() as u64, Ordering::SeqCst);
+            self.send(part)?;
+            thread::sleep(pause);
+        }
+        Ok(())
     }
 
     /// Reads up to the empty line; `None` if the client goes before, or sends something else than HTTP.

@@ -68,10 +68,12 @@ pub enum NetError {
         announced_bytes: Option<u64>,
     },
     /// The server answered, but not with the content.
-    #[error("the server answered {code}{}", status_text(*code))]
+    #[error("the server answered {code}{}{}", status_text(*code), wished_pause(*retry_after))]
     Status {
         /// The HTTP status code.
         code: u16,
+        /// How long it asks us to stay away (`Retry-After`).
+        retry_after: Option<Duration>,
     },
     /// A redirect led back to a URL already asked.
     #[error("redirect loop")]
@@ -162,14 +164,62 @@ pub enum NetClass {
     Trouble,
 }
 
+/// How a repetition may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The server has too much to do: asking soon again makes it worse.
+    pub is_overload: bool,
+    /// How long the server wants to be left alone.
+    pub at_least: Option<Duration>,
+}
+
 impl NetError {
     /// Returns what the error means to somebody who has other URLs left to ask.
     pub fn class(&self) -> NetClass {
         match self.innermost() {
-            Self::Status { code: 404 | 410 } => NetClass::Gone,
+            Self::Status {
+                code: 404 | 410, ..
+            } => NetClass::Gone,
             Self::Interrupted => NetClass::Interrupted,
             Self::Sink(_) | Self::Setup { .. } => NetClass::Local,
             _ => NetClass::Trouble,
+        }
+    }
+
+    /// Returns how a repetition may help; `None` where it cannot: what a server has understood and refused, it will
+    /// refuse again.
+    pub fn retry(&self) -> Option<Retry> {
+        let retry = |is_overload, at_least| {
+            Some(Retry {
+                is_overload,
+                at_least,
+            })
+        };
+        match *self.innermost() {
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Stall { .. }
+            | Self::Short { .. }
+            | Self::Other { .. } => retry(false, None),
+            Self::Dns { ref reason } if reason != NAME_NOT_FOUND => retry(false, None),
+            Self::Status { code, retry_after } => match code {
+                429 | 503 => retry(true, retry_after),
+                501 | 505 => None,
+                408 | 500..=599 => retry(false, retry_after),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Returns true if the host is the cause, whatever it is asked for.
+    pub fn is_of_host(&self) -> bool {
+        match self.innermost() {
+            Self::Connect { .. } | Self::Dns { .. } | Self::Tls { .. } | Self::Timeout { .. } => {
+                true
+            }
+            Self::Status { code, .. } => matches!(code, 429 | 500..=599),
+            _ => false,
         }
     }
 
@@ -292,12 +342,15 @@ fn io_reason(error: &io::Error) -> Option<&'static str> {
     })
 }
 
+/// The resolver's final word; everything else it says may be different in a minute.
+const NAME_NOT_FOUND: &str = "name not found";
+
 fn lookup_reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.rsplit(": ").next().unwrap_or_default();
     match text {
         "Name or service not known" | "No address associated with hostname" => {
-            "name not found".into()
+            NAME_NOT_FOUND.into()
         }
         other => format!("name lookup failed: {}", tidy(other)),
     }
@@ -365,6 +418,12 @@ fn of_wanted(wanted_bytes: Option<u64>) -> String {
 fn announced(announced_bytes: Option<u64>) -> String {
     announced_bytes.map_or_else(String::new, |announced| {
         format!(" (announced: {announced})")
+    })
+}
+
+fn wished_pause(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |pause| {
+        format!(" and asks for a pause of {} s", pause.as_secs())
     })
 }
 

@@ -1,9 +1,11 @@
 //! HTTP and HTTPS, for the sources that are asked last.
 //!
 //! Blocking outside, tokio inside: the driver builds a [`Client`] when the first network source is asked, and never for
-//! a local hit. One transfer is one [`Client::get`]; retries, mirrors and resuming are the business of its callers.
+//! a local hit. One transfer is one [`Client::get`]; retries, mirrors and what lies in the spool are the business of its
+//! callers.
 
 mod error;
+mod range;
 mod redirect;
 mod tls;
 mod transfer;
@@ -16,11 +18,14 @@ use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
+};
 use tokio::runtime::Runtime;
 
 use self::error::LookupError;
-pub use self::error::{NetClass, NetError, Phase};
+pub use self::error::{NetClass, NetError, Phase, Retry};
+pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
@@ -73,8 +78,9 @@ impl Default for Limits {
 
 /// Takes a body as it comes. An error ends the transfer as [`NetError::Sink`].
 pub trait BodySink {
-    /// Called once, on the calling thread, when the server has answered 200 and before the first byte.
-    fn start(&mut self, length_bytes: Option<u64>) -> io::Result<()>;
+    /// Called once, on the calling thread, when the server has answered 200 or 206 and before the first byte. A body
+    /// that begins at 0 replaces whatever was there.
+    fn start(&mut self, start: &BodyStart) -> io::Result<()>;
     /// Takes the next bytes, at least one, on a thread of its own: this is the place to write and hash.
     fn write(&mut self, chunk: &[u8]) -> io::Result<()>;
 }
@@ -82,7 +88,7 @@ pub trait BodySink {
 /// A whole body was passed to the sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// Length of the body in bytes.
+    /// Length of the whole in bytes, with what was there before.
     pub bytes: u64,
     /// Where it came from in the end, without credentials.
     pub final_url: SourceUrl,
@@ -134,13 +140,15 @@ impl Client {
         })
     }
 
-    /// Passes the content of an http or https URL to `sink`, following redirects.
+    /// Passes the content of an http or https URL to `sink`, following redirects: the rest of it with `resume`, if
+    /// the server can do that, else the whole.
     ///
     /// Blocks until the body is whole, something fails or `interrupt` is set, which is noticed within 100 ms in every
     /// phase (a sink that blocks is waited for).
     pub fn get(
         &self,
         url: &SourceUrl,
+        resume: Option<Resume<'_>>,
         sink: &mut (dyn BodySink + Send),
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
@@ -150,7 +158,7 @@ impl Client {
             });
         }
         let mut route = Route::new(url, self.limits.max_redirects)?;
-        let delivered = self.deliver(&mut route, sink, interrupt);
+        let delivered = self.deliver(&mut route, resume, sink, interrupt);
         delivered.map_err(|error| match error.class() {
             NetClass::Gone | NetClass::Trouble if route.was_redirected() => NetError::Redirected {
                 url: Box::new(route.current().clone()),
@@ -163,43 +171,78 @@ impl Client {
     fn deliver(
         &self,
         route: &mut Route,
+        mut resume: Option<Resume<'_>>,
         sink: &mut (dyn BodySink + Send),
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
         loop {
-            let response = self.ask(route, interrupt)?;
-            match response.status().as_u16() {
-                200 => {
-                    let content_type = response
-                        .headers()
-                        .get(CONTENT_TYPE)
-                        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-                    let final_url = route.current().clone();
-                    let bytes = transfer::receive(
-                        self.runtime(),
-                        response,
-                        &final_url,
-                        sink,
-                        &self.limits,
-                        interrupt,
-                    )?;
-                    return Ok(Delivered {
-                        bytes,
-                        final_url,
-                        content_type,
+            let response = self.ask(route, resume, interrupt)?;
+            let headers = response.headers();
+            match (response.status().as_u16(), resume) {
+                (200, _) => {
+                    return self.receive(response, route.current(), 0, sink, interrupt);
+                }
+                (206, Some(resume)) => {
+                    let from_bytes = resume.from_bytes;
+                    return self.receive(response, route.current(), from_bytes, sink, interrupt);
+                }
+                // What we have ends where the server's file does, or behind it.
+                (416, Some(_)) => resume = None,
+                (code, _) if is_redirect(code) => {
+                    route.follow(headers.get(LOCATION).map(HeaderValue::as_bytes))?;
+                }
+                (code, _) => {
+                    return Err(NetError::Status {
+                        code,
+                        retry_after: range::retry_after(headers),
                     });
                 }
-                code if is_redirect(code) => {
-                    route.follow(response.headers().get(LOCATION).map(HeaderValue::as_bytes))?;
-                }
-                code => return Err(NetError::Status { code }),
             }
         }
     }
 
+    /// Passes a body to the sink.
+    fn receive(
+        &self,
+        response: reqwest::Response,
+        url: &SourceUrl,
+        from_bytes: u64,
+        sink: &mut (dyn BodySink + Send),
+        interrupt: &AtomicBool,
+    ) -> Result<Delivered, NetError> {
+        let content_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let bytes = transfer::receive(
+            self.runtime(),
+            response,
+            (url, from_bytes),
+            sink,
+            &self.limits,
+            interrupt,
+        )?;
+        Ok(Delivered {
+            bytes,
+            final_url: url.clone(),
+            content_type,
+        })
+    }
+
     /// Sends one request and waits for the head of its answer.
-    fn ask(&self, route: &Route, interrupt: &AtomicBool) -> Result<reqwest::Response, NetError> {
+    fn ask(
+        &self,
+        route: &Route,
+        resume: Option<Resume<'_>>,
+        interrupt: &AtomicBool,
+    ) -> Result<reqwest::Response, NetError> {
         let mut request = self.http.get(route.current().url().clone());
+        if let Some(resume) = resume {
+            request = request.header(RANGE, format!("bytes={}-", resume.from_bytes));
+            if let Some(validator) = (resume.validator_of)(route.current()) {
+                request = request.header(IF_RANGE, validator);
+            }
+        }
         if let Some(credentials) = route.credentials() {
             request = request.basic_auth(&credentials.user, credentials.password.as_ref());
         }

@@ -11,31 +11,43 @@ use tokio::runtime::Runtime;
 
 use super::error::NetError;
 use super::wait::{POLL_INTERVAL, StallWatch};
-use super::{BodySink, Limits};
+use super::{BodySink, BodyStart, Limits, range};
 use crate::source_url::SourceUrl;
 
 /// Chunks that may wait for the sink. A chunk of plain HTTP is at most 408 KiB (the largest read of hyper), so this is
 /// 6.5 MiB at most; more did not make a transfer faster.
 const QUEUE_CHUNKS: usize = 16;
 
-/// Passes the body of a 200 answer to `sink` and returns its length in bytes.
+/// Passes the body of a 200 answer, or of a 206 answer that begins at `from_bytes`, to `sink`, and returns the length
+/// of the whole in bytes.
 pub(super) fn receive(
     runtime: &Runtime,
     response: reqwest::Response,
-    url: &SourceUrl,
+    (url, from_bytes): (&SourceUrl, u64),
     sink: &mut (dyn BodySink + Send),
     limits: &Limits,
     interrupt: &AtomicBool,
 ) -> Result<u64, NetError> {
     check_encoding(&response, url)?;
-    let length_bytes = response.content_length();
+    let part_bytes = response.content_length();
+    let told_bytes = match from_bytes {
+        0 => None,
+        from => range::whole_length(response.headers(), from, part_bytes)?,
+    };
+    let length_bytes = told_bytes.or(part_bytes.map(|part| part.saturating_add(from_bytes)));
     if length_bytes.is_some_and(|length| length > limits.max_bytes) {
         return Err(NetError::TooLong {
             limit_bytes: limits.max_bytes,
             announced_bytes: length_bytes,
         });
     }
-    sink.start(length_bytes).map_err(NetError::Sink)?;
+    let start = BodyStart {
+        from_bytes,
+        length_bytes,
+        url: url.clone(),
+        validator: range::validator(response.headers()),
+    };
+    sink.start(&start).map_err(NetError::Sink)?;
 
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE_CHUNKS);
     thread::scope(|scope| {
@@ -47,7 +59,7 @@ pub(super) fn receive(
             })?;
         let read = runtime.block_on(read_chunks(
             response,
-            length_bytes,
+            (from_bytes, length_bytes),
             sender,
             limits,
             interrupt,
@@ -91,13 +103,13 @@ fn check_encoding(response: &reqwest::Response, url: &SourceUrl) -> Result<(), N
 
 async fn read_chunks(
     mut response: reqwest::Response,
-    length_bytes: Option<u64>,
+    (from_bytes, length_bytes): (u64, Option<u64>),
     queue: Sender<Bytes>,
     limits: &Limits,
     interrupt: &AtomicBool,
 ) -> Result<u64, NetError> {
     let mut stall = StallWatch::new(limits.stall_bytes_per_second, limits.stall_window);
-    let mut got_bytes: u64 = 0;
+    let mut got_bytes = from_bytes;
     loop {
         let asked = Instant::now();
         let chunk = match tokio::time::timeout(POLL_INTERVAL, response.chunk()).await {
@@ -117,7 +129,7 @@ async fn read_chunks(
                 window: limits.stall_window,
             });
         }
-        if chunk_bytes > limits.max_bytes - got_bytes {
+        if chunk_bytes > limits.max_bytes.saturating_sub(got_bytes) {
             return Err(NetError::TooLong {
                 limit_bytes: limits.max_bytes,
                 announced_bytes: None,

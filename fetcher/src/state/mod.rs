@@ -1,0 +1,156 @@
+//! What is kept between runs, for this user alone: partial downloads, locks, deliveries, failures.
+//!
+//! All of it lies in one folder, `$XDG_CACHE_HOME/fetch` ([docs/network.md](../../docs/network.md) tells what is in
+//! it). It must belong to the effective user and be closed to everybody else, since what is in it is written to and
+//! becomes outputs; otherwise it is left alone, with a warning, and everything works as without it: nothing is resumed
+//! or remembered. It is made at the first download, never for a local hit. Builtin modes keep none: a daemon's build
+//! users have no home, and share nothing.
+//!
+//! Nothing here is believed. Partial downloads are hashed again, deliveries are verified as they are copied, and a
+//! record that cannot be read counts as none.
+
+mod lock;
+mod spool;
+
+use std::cell::{OnceCell, RefCell};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use store_index::address::ContentAddress;
+use store_index::path_text::printable;
+
+pub(crate) use self::lock::{Claim, Claimed, Holder};
+pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
+
+/// Only the owner.
+const PRIVATE_FOLDER: Mode = Mode::from_raw_mode(0o700);
+const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
+
+/// The longest record that is read, in bytes; ours are far shorter.
+const MAX_RECORD_BYTES: u64 = 256 * 1024;
+
+/// The folder of what is kept, opened when it is first needed.
+#[derive(Debug, Default)]
+pub struct State {
+    path: Option<PathBuf>,
+    made: OnceCell<Option<Arc<OwnedFd>>>,
+    trouble: RefCell<Option<String>>,
+}
+
+impl State {
+    /// Takes the folder's path; `None` keeps nothing. Touches nothing.
+    pub fn at(path: Option<PathBuf>) -> Self {
+        Self {
+            path,
+            ..Self::default()
+        }
+    }
+
+    /// Returns why the folder is not used, once.
+    pub fn take_warning(&self) -> Option<String> {
+        self.trouble.borrow_mut().take()
+    }
+
+    /// Remembers why something cannot be kept.
+    fn warn(&self, error: &io::Error) {
+        let path = self.path.as_deref().map(printable).unwrap_or_default();
+        self.trouble.replace(Some(format!(
+            "nothing can be kept in {path}, so that a download that breaks off starts from its beginning: {error}"
+        )));
+    }
+
+    /// Opens the folder, and makes it if there is none.
+    fn make(&self) -> Option<Arc<OwnedFd>> {
+        let made = self.made.get_or_init(|| {
+            let path = self.path.as_ref()?;
+            match make(path).and_then(|()| open(path)) {
+                Ok(folder) => Some(Arc::new(folder)),
+                Err(error) => {
+                    self.warn(&error);
+                    None
+                }
+            }
+        });
+        made.clone()
+    }
+
+    /// Opens a folder in it, and makes both if need be. Trouble is remembered for a warning.
+    fn make_folder(&self, name: &str) -> Option<Arc<OwnedFd>> {
+        let folder = self.make()?;
+        let made = match rustix::fs::mkdirat(&*folder, name, PRIVATE_FOLDER) {
+            Ok(()) | Err(Errno::EXIST) => open_folder(&folder, name),
+            Err(error) => Err(error.into()),
+        };
+        match made {
+            Ok(made) => Some(Arc::new(made)),
+            Err(error) => {
+                self.warn(&error);
+                None
+            }
+        }
+    }
+}
+
+/// Makes the folder, and the one it lies in: nobody's home is made up.
+fn make(path: &Path) -> io::Result<()> {
+    let mkdir = |path: &Path| match rustix::fs::mkdir(path, PRIVATE_FOLDER) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(io::Error::from(error)),
+    };
+    match mkdir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), mkdir)?;
+            mkdir(path)
+        }
+        made => made,
+    }
+}
+
+/// Opens the folder if it is ours alone.
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&folder)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to somebody else"));
+    }
+    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
+        return Err(io::Error::other(
+            "it is open to others; `chmod 700` closes it",
+        ));
+    }
+    Ok(folder)
+}
+
+fn open_folder(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+/// Opens a file in one of the folders for reading and writing, never through a symbolic link.
+fn open_file(folder: &OwnedFd, name: &str, more: OFlags) -> Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
+    rustix::fs::openat(folder.as_fd(), name, flags, PRIVATE_FILE).map(File::from)
+}
+
+/// Reads a record; one that is too long cannot be ours.
+fn read_record(file: &File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(MAX_RECORD_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Names the files of one content: the address without a character that would need quoting.
+pub(crate) fn key(address: &ContentAddress) -> String {
+    format!(
+        "{}-{}-{}",
+        address.algorithm(),
+        address.method().name(),
+        address.digest().to_hex()
+    )
+}

@@ -1,0 +1,264 @@
+//! Downloads that have begun: what has come lies here under the content's address, until the whole is verified.
+//!
+//! A body of some size lands in the spool, not in the room beside the output: a room without a name would go with its
+//! process. What breaks off (a stall, a reset, Ctrl-C, `kill -9`) stays, and the next try goes on behind it, whichever
+//! process and whichever URL that is. The whole is hashed: what was there before it goes on, and what comes, in the very
+//! file that becomes the output. On one file system that file is renamed into place, so that nothing is written twice;
+//! elsewhere it is copied, and hashed once more as it lands.
+//!
+//! All of this happens under the content's lock, and only a file with a single name is gone on with: one that somebody
+//! has linked elsewhere is not ours to write to.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use store_index::digest::Digest;
+
+use super::lock::{self, Claim};
+use super::{open_file, read_record};
+use crate::source_url::SourceUrl;
+use crate::staging::StagedFile;
+
+/// Bodies below this size do not come into the spool: they are here again sooner than it takes to manage them.
+pub(crate) const SPOOL_ABOVE_BYTES: u64 = 1024 * 1024;
+
+/// What was not touched for so long is removed.
+const MAX_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// How much may lie here, in bytes; the longest untouched goes first.
+const MAX_SPOOL_BYTES: u64 = 10 << 30;
+
+/// The most URLs whose validators are remembered; a file has a few mirrors.
+const MAX_VALIDATORS: usize = 32;
+
+/// The most names that are looked at when old ones are removed.
+const MAX_TRIMMED_ENTRIES: usize = 100_000;
+
+const PART: &str = ".part";
+const RECORD: &str = ".json";
+const LOCK: &str = ".lock";
+
+/// A download that has begun.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    file: File,
+    /// How much is there.
+    pub(crate) bytes: u64,
+}
+
+impl Partial {
+    /// Returns the file, to be read.
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// What is known of a download besides its bytes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    /// The length of the whole in bytes, as the last server announced it.
+    length: Option<u64>,
+    /// Validators by URL; those may carry tokens, so their hashes stand here.
+    validators: BTreeMap<String, String>,
+}
+
+const RECORD_VERSION: u32 = 1;
+
+impl Claim {
+    fn part_name(&self) -> String {
+        format!("{}{PART}", self.key)
+    }
+
+    /// Opens what has come so far, if it is a file of ours alone.
+    pub(crate) fn partial(&self) -> Option<Partial> {
+        let file = open_file(&self.spool, &self.part_name(), OFlags::empty()).ok()?;
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_nlink == 1
+            && stat.st_uid == rustix::process::geteuid().as_raw();
+        let bytes = u64::try_from(stat.st_size).ok()?;
+        if !is_ours || bytes == 0 {
+            self.clear();
+            return None;
+        }
+        Some(Partial { file, bytes })
+    }
+
+    /// Makes a room of a partial download: what comes is written behind what is there. It gets the mode and group of
+    /// `like`, which was made beside the output.
+    pub(crate) fn go_on(&self, partial: Partial, like: &File) -> io::Result<StagedFile> {
+        let mut file = partial.file;
+        file.seek(SeekFrom::Start(partial.bytes))?;
+        // It may be that nothing is to come any more; the output is new all the same.
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        rustix::fs::futimens(
+            &file,
+            &Timestamps {
+                last_access: now,
+                last_modification: now,
+            },
+        )?;
+        self.take_over(file, like)
+    }
+
+    /// Makes an empty room in the spool, like the one beside the output.
+    pub(crate) fn begin(&self, like: &File) -> io::Result<StagedFile> {
+        self.clear();
+        trim(&self.spool, &self.locks, &self.key);
+        let flags = OFlags::CREATE | OFlags::EXCL;
+        let file = open_file(&self.spool, &self.part_name(), flags)?;
+        self.take_over(file, like)
+    }
+
+    fn take_over(&self, file: File, like: &File) -> io::Result<StagedFile> {
+        let (ours, wanted) = (rustix::fs::fstat(&file)?, rustix::fs::fstat(like)?);
+        if ours.st_gid != wanted.st_gid {
+            // A folder may give its group to what is made in it. One that we are not in, we cannot give.
+            let _ = rustix::fs::fchown(&file, None, Some(Gid::from_raw(wanted.st_gid)));
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted.st_mode))?;
+        StagedFile::in_spool(file, Arc::clone(&self.spool), self.part_name())
+    }
+
+    /// Forgets what has come: the whole is delivered, or it is wrong.
+    pub(crate) fn clear(&self) {
+        for suffix in [PART, RECORD] {
+            let name = format!("{}{suffix}", self.key);
+            let _ = rustix::fs::unlinkat(&*self.spool, name, AtFlags::empty());
+        }
+    }
+
+    /// Remembers what a server says of the file it begins to send.
+    pub(crate) fn note(&self, url: &SourceUrl, length: Option<u64>, validator: Option<String>) {
+        let mut record = self.record();
+        record.version = RECORD_VERSION;
+        record.length = length;
+        record.validators.remove(&url_key(url));
+        if let Some(validator) = validator
+            && record.validators.len() < MAX_VALIDATORS
+        {
+            record.validators.insert(url_key(url), validator);
+        }
+        let name = format!("{}{RECORD}", self.key);
+        let written = open_file(&self.spool, &name, OFlags::CREATE | OFlags::TRUNC)
+            .map_err(io::Error::from)
+            .and_then(|mut file| Ok(file.write_all(&serde_json::to_vec(&record)?)?));
+        // Without it, the rest is asked for without a validator.
+        drop(written);
+    }
+
+    /// Returns what a URL gave to tell this version of its file from others.
+    pub(crate) fn validator(&self, url: &SourceUrl) -> Option<String> {
+        self.record().validators.remove(&url_key(url))
+    }
+
+    /// Returns how long the whole is, as far as a server has said so.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.record().length
+    }
+
+    fn record(&self) -> Record {
+        let name = format!("{}{RECORD}", self.key);
+        open_file(&self.spool, &name, OFlags::empty())
+            .map_err(io::Error::from)
+            .and_then(|file| Ok(serde_json::from_str(&read_record(&file)?)?))
+            .ok()
+            .filter(|record: &Record| record.version == RECORD_VERSION)
+            .unwrap_or_default()
+    }
+}
+
+impl super::State {
+    /// Returns how much of a content has come, for those who wait for it, and how much is to come.
+    pub(crate) fn so_far(&self, key: &str) -> Option<u64> {
+        let spool = self.make_folder("spool")?;
+        let name = format!("{key}{PART}");
+        let stat = rustix::fs::statat(&*spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+}
+
+/// Names a URL, which may carry a token, by its hash.
+pub(super) fn url_key(url: &SourceUrl) -> String {
+    let hash = store_index::digest::sha256(url.url().as_str().as_bytes());
+    Digest::sha256(hash).to_hex()
+}
+
+/// Removes what is too old, and the oldest of what is too much, and lock files that nobody has used for as long. What
+/// somebody works at is locked, and stays.
+fn trim(spool: &OwnedFd, locks: &OwnedFd, own: &str) {
+    let mut kept_bytes = 0;
+    let mut parts = old_first(spool, PART);
+    parts.reverse();
+    for entry in parts {
+        kept_bytes += entry.bytes;
+        if (entry.age > MAX_AGE || kept_bytes > MAX_SPOOL_BYTES) && entry.key != own {
+            let Ok(Ok(_lock)) = lock::lock(locks, &entry.key) else {
+                continue;
+            };
+            for suffix in [PART, RECORD] {
+                let _ =
+                    rustix::fs::unlinkat(spool, format!("{}{suffix}", entry.key), AtFlags::empty());
+            }
+            kept_bytes -= entry.bytes;
+        }
+    }
+    for entry in old_first(locks, LOCK) {
+        if entry.age > MAX_AGE
+            && entry.key != own
+            && let Ok(Ok(_lock)) = lock::lock(locks, &entry.key)
+        {
+            let name = format!("{}{LOCK}", entry.key);
+            let _ = rustix::fs::unlinkat(locks, name, AtFlags::empty());
+        }
+    }
+}
+
+struct Entry {
+    key: String,
+    age: Duration,
+    bytes: u64,
+}
+
+/// Lists the files with a suffix, the longest untouched first.
+fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
+    let list = || -> Result<Vec<Entry>, Errno> {
+        let mut entries = Vec::new();
+        let now = SystemTime::now();
+        for entry in Dir::read_from(folder)?.take(MAX_TRIMMED_ENTRIES) {
+            let entry = entry?;
+            let Some(key) = entry
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|name| name.strip_suffix(suffix))
+            else {
+                continue;
+            };
+            let stat = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            let touched = SystemTime::UNIX_EPOCH
+                + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
+            entries.push(Entry {
+                key: key.to_owned(),
+                age: now.duration_since(touched).unwrap_or_default(),
+                bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+            });
+        }
+        Ok(entries)
+    };
+    let mut entries = list().unwrap_or_default();
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
+    entries
+}

@@ -1,0 +1,397 @@
+//! What breaks off goes on: in the next run, from the next mirror, after `kill -9`; and what does not fit is thrown away.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::server::{Answer, Manner, Server};
+use crate::support::{Run, TestEnv, mode, names_in, noise, sri};
+
+/// Above what comes into the spool.
+const LEN: usize = 3 << 20;
+/// Where the transfers break off.
+const CUT: usize = 2 << 20;
+
+impl Run<'_> {
+    /// One try a URL, so that each run shows one step.
+    fn once(self) -> Self {
+        self
+    }
+}
+
+struct World {
+    env: TestEnv,
+    server: Server,
+    body: Vec<u8>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            env: TestEnv::new(),
+            server: Server::start(),
+            body: noise(7, LEN),
+        }
+    }
+
+    fn fetch(&self, path: &str) -> Run<'_> {
+        self.env
+            .fetch_hash(sri(&self.body))
+            .args(["-o", "big"])
+            .arg(self.server.url(path))
+            .once()
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.env.path("cache/fetch/spool")
+    }
+
+    /// Returns the length of the only partial download.
+    fn spooled_bytes(&self) -> u64 {
+        let parts: Vec<_> = names_in(&self.spool())
+            .into_iter()
+            .filter(|name| name.ends_with(".part"))
+            .collect();
+        assert_eq!(parts.len(), 1, "{parts:?}");
+        fs_err::metadata(self.spool().join(&parts[0]))
+            .unwrap()
+            .len()
+    }
+
+    /// Lets a download break off.
+    fn break_off(&self, answer: Answer) {
+        self.server.route("/broken", answer.cut_after(CUT));
+        self.fetch("/broken").go().exits(5).says("short body");
+        assert_eq!(self.env.outputs(), [""; 0]);
+        assert_eq!(self.spooled_bytes(), CUT as u64);
+    }
+
+    /// Expects the right output, and nothing left in the spool.
+    #[track_caller]
+    fn is_done(&self) {
+        assert!(self.env.output("big") == self.body, "other bytes");
+        assert_eq!(self.env.outputs(), ["big"]);
+        assert_eq!(names_in(&self.spool()), [""; 0]);
+    }
+
+    /// Returns the header of the last request.
+    fn asked(&self, header: &str) -> Option<String> {
+        let requests = self.server.requests();
+        requests.last().unwrap().header(header).map(str::to_owned)
+    }
+}
+
+#[test]
+fn the_next_run_goes_on() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()).header("ETag: \"one\""));
+    world.server.route(
+        "/broken",
+        Answer::file(world.body.clone()).header("ETag: \"one\""),
+    );
+    let before = world.server.sent_bytes();
+    world.fetch("/broken").go().exits(0);
+    world.is_done();
+    assert_eq!(
+        world.asked("range").as_deref(),
+        Some(&*format!("bytes={CUT}-"))
+    );
+    assert_eq!(world.asked("if-range").as_deref(), Some("\"one\""));
+    assert_eq!(world.server.sent_bytes() - before, (LEN - CUT) as u64);
+}
+
+/// A mirror knows nothing of the other's validators, and is asked for the rest all the same.
+#[test]
+fn another_mirror_goes_on() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()).header("ETag: \"one\""));
+    let mirror = Server::with("/mirror", Answer::file(world.body.clone()));
+    let run = world.env.fetch_hash(sri(&world.body)).args(["-o", "big"]);
+    // The first breaks off again, at once; the second has the rest.
+    world.server.route(
+        "/broken",
+        Answer::file(world.body.clone())
+            .header("ETag: \"one\"")
+            .cut_after(100_000),
+    );
+    run.args([world.server.url("/broken"), mirror.url("/mirror")])
+        .once()
+        .go()
+        .exits(0);
+    world.is_done();
+    assert_eq!(mirror.sent_bytes(), (LEN - CUT - 100_000) as u64);
+    assert_eq!(mirror.requests()[0].header("if-range"), None);
+}
+
+/// A weak validator, or a date that is not old enough, tells no versions apart.
+#[test]
+fn weak_validators_are_not_sent() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()).header("ETag: W/\"one\""));
+    world
+        .server
+        .route("/broken", Answer::file(world.body.clone()));
+    world.fetch("/broken").go().exits(0);
+    world.is_done();
+    assert_eq!(world.asked("if-range"), None);
+}
+
+/// The file changed meanwhile: the server says so and sends the new one, or says nothing and sends its rest.
+#[test]
+fn a_file_that_changed_is_asked_for_from_the_beginning() {
+    let world = World::new();
+    let old = noise(8, LEN);
+    world.break_off(Answer::file(old.clone()).header("ETag: \"old\""));
+    world.server.route(
+        "/broken",
+        Answer::file(world.body.clone()).header("ETag: \"new\""),
+    );
+    world.fetch("/broken").go().exits(0);
+    world.is_done();
+    assert_eq!(world.server.requests().len(), 2, "the answer was the whole");
+
+    fs_err::remove_file(world.env.out("big")).unwrap();
+    world.break_off(Answer::file(old));
+    world
+        .server
+        .route("/broken", Answer::file(world.body.clone()));
+    let outcome = world.fetch("/broken").go().exits(0);
+    world.is_done();
+    assert_eq!(world.server.requests().len(), 5, "{outcome}");
+    assert_eq!(world.asked("range"), None);
+}
+
+/// A wrong whole is wrong, however it was put together, and is not kept.
+#[test]
+fn a_wrong_whole_is_a_mismatch() {
+    let world = World::new();
+    let other = noise(8, LEN);
+    world.break_off(Answer::file(other.clone()));
+    world.server.route("/broken", Answer::file(other));
+    world.fetch("/broken").go().exits(4).says("hash mismatch");
+    assert_eq!(names_in(&world.spool()), [""; 0]);
+    assert_eq!(world.env.outputs(), [""; 0]);
+}
+
+/// Servers that know no ranges, or lie about them.
+#[test]
+fn servers_with_other_manners() {
+    let world = World::new();
+    for (manner, exit) in [
+        (Manner::Whole, 0),
+        (Manner::Refusing, 0),
+        (Manner::WrongStart, 5),
+        (Manner::Silent, 5),
+    ] {
+        world.break_off(Answer::file(world.body.clone()));
+        world
+            .server
+            .route("/broken", Answer::file(world.body.clone()).manner(manner));
+        let outcome = world.fetch("/broken").go().exits(exit);
+        if exit == 0 {
+            world.is_done();
+            fs_err::remove_file(world.env.out("big")).unwrap();
+        } else {
+            outcome.says("asked for the bytes from 2097152 on");
+            assert_eq!(world.spooled_bytes(), CUT as u64, "what was right is kept");
+            world
+                .server
+                .route("/broken", Answer::file(world.body.clone()));
+            world.fetch("/broken").go().exits(0);
+            world.is_done();
+            fs_err::remove_file(world.env.out("big")).unwrap();
+        }
+    }
+}
+
+/// All had come when the last run was killed: it is hashed, and nobody is asked.
+#[test]
+fn a_whole_in_the_spool_needs_no_server() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()));
+    let part = names_in(&world.spool())
+        .into_iter()
+        .find(|name| name.ends_with(".part"))
+        .unwrap();
+    fs_err::write(world.spool().join(part), &world.body).unwrap();
+    let before = world.server.requests().len();
+    world.fetch("/broken").go().exits(0);
+    world.is_done();
+    assert_eq!(world.server.requests().len(), before);
+}
+
+/// An output is what a file made in its place would be, wherever it came from.
+#[test]
+fn mode_and_time_of_a_resumed_output() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()));
+    let part = names_in(&world.spool())
+        .into_iter()
+        .find(|name| name.ends_with(".part"))
+        .unwrap();
+    let part = fs_err::File::open(world.spool().join(part)).unwrap();
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    part.file().set_modified(old).unwrap();
+    world
+        .server
+        .route("/broken", Answer::file(world.body.clone()));
+    world.fetch("/broken").umask(0o027).go().exits(0);
+    world.is_done();
+    let metadata = fs_err::metadata(world.env.out("big")).unwrap();
+    assert_eq!(mode(&world.env.out("big")), 0o640);
+    assert_eq!(metadata.nlink(), 1);
+    assert!(metadata.modified().unwrap().elapsed().unwrap() < Duration::from_secs(600));
+}
+
+/// What somebody linked elsewhere is not ours to write to.
+#[test]
+fn a_linked_partial_download_is_left_alone() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()));
+    let part = names_in(&world.spool())
+        .into_iter()
+        .find(|name| name.ends_with(".part"))
+        .unwrap();
+    let elsewhere = world.env.path("elsewhere");
+    fs_err::hard_link(world.spool().join(part), &elsewhere).unwrap();
+    world
+        .server
+        .route("/broken", Answer::file(world.body.clone()));
+    world.fetch("/broken").go().exits(0);
+    world.is_done();
+    assert_eq!(world.asked("range"), None);
+    assert!(fs_err::read(elsewhere).unwrap() == world.body[..CUT]);
+}
+
+/// A folder that is open to others is not used, and said to be so; the download works.
+#[test]
+fn a_folder_open_to_others_is_not_used() {
+    let world = World::new();
+    let folder = world.env.path("cache/fetch");
+    fs_err::create_dir(&folder).unwrap();
+    fs_err::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    world.server.route("/big", Answer::file(world.body.clone()));
+    world.fetch("/big").go().exits(0).says("chmod 700");
+    assert_eq!(names_in(&folder), [""; 0]);
+    assert!(world.env.output("big") == world.body);
+}
+
+/// What is kept is closed to others, and small files are not kept at all.
+#[test]
+fn what_is_kept_is_private() {
+    let world = World::new();
+    world
+        .server
+        .route("/small", Answer::body("hello\n"));
+    world
+        .env
+        .fetch_hash(sri(b"hello\n"))
+        .arg(world.server.url("/small"))
+        .umask(0)
+        .go()
+        .exits(0);
+    assert_eq!(names_in(&world.spool()), [""; 0]);
+    fs_err::remove_file(world.env.out("small")).unwrap();
+    world.break_off(Answer::file(world.body.clone()));
+    for folder in ["cache/fetch", "cache/fetch/spool", "cache/fetch/locks"] {
+        assert_eq!(mode(&world.env.path(folder)), 0o700, "{folder}");
+    }
+    let lock = names_in(&world.env.path("cache/fetch/locks"));
+    let lock = world.env.path("cache/fetch/locks").join(&lock[0]);
+    assert_eq!(mode(&lock), 0o600);
+}
+
+/// Ctrl-C leaves what has come.
+#[test]
+fn an_interrupted_download_goes_on() {
+    let world = World::new();
+    world.server.route(
+        "/slow",
+        Answer::file(world.body.clone()).paced(64 * 1024, Duration::from_millis(20)),
+    );
+    let running = world.fetch("/slow").start();
+    crate::support::wait_until("half of it is there", || {
+        world.server.sent_bytes() > LEN as u64 / 2
+    });
+    running.signal(Signal::INT);
+    running.wait().exits(130);
+    assert_eq!(world.env.outputs(), [""; 0]);
+    let kept = world.spooled_bytes();
+    assert!(kept > LEN as u64 / 4, "{kept}");
+    let before = world.server.sent_bytes();
+    world.fetch("/slow").go().exits(0);
+    world.is_done();
+    let sent = world.server.sent_bytes() - before;
+    // The first connection may have sent a little more before it noticed.
+    let most = LEN as u64 - kept + 4 * 64 * 1024;
+    assert!(sent <= most, "{sent} bytes were sent, {kept} were there");
+}
+
+/// Killed at many moments, then finished: no byte is asked for twice but for those that were on their way.
+#[test]
+fn killed_at_many_moments() {
+    const KILLS: u32 = 40;
+    const STEP: usize = 32 * 1024;
+    let world = World::new();
+    world.server.route(
+        "/slow",
+        Answer::file(world.body.clone()).paced(STEP, Duration::from_millis(20)),
+    );
+    let mut killed = 0;
+    for kill in 0..KILLS {
+        let mut running = world.fetch("/slow").start();
+        // From before it has asked to a few steps into the body.
+        std::thread::sleep(Duration::from_millis(u64::from(kill * 7 % 90)));
+        if !running.is_running() {
+            running.wait().exits(0);
+            break;
+        }
+        running.signal(Signal::KILL);
+        if running.wait().was_killed() {
+            killed += 1;
+        }
+        let outputs = world.env.outputs();
+        assert!(outputs.is_empty() || outputs == ["big"], "{outputs:?}");
+    }
+    assert!(killed >= KILLS / 4, "only {killed} kills came in time");
+    world.fetch("/slow").go().exits(0);
+    world.is_done();
+    let sent = world.server.sent_bytes();
+    // The step that the server was sending, and the one that had not reached the disk.
+    let most = LEN as u64 + u64::from(killed) * 2 * STEP as u64;
+    assert!(sent <= most, "{sent} bytes sent, at most {most} wanted");
+    assert!(sent >= LEN as u64);
+}
+
+/// Another file system: the download goes on as well, and the output is whole.
+#[test]
+fn an_output_on_another_file_system() {
+    let world = World::new();
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+        crate::support::skipped(
+            "an_output_on_another_file_system",
+            "needs /dev/shm, which cannot be written here",
+        );
+        return;
+    };
+    let output = other.path().join("big");
+    world.break_off(Answer::file(world.body.clone()));
+    world
+        .server
+        .route("/broken", Answer::file(world.body.clone()));
+    world
+        .env
+        .fetch_hash(sri(&world.body))
+        .arg("-o")
+        .arg(&output)
+        .arg(world.server.url("/broken"))
+        .once()
+        .go()
+        .exits(0);
+    assert!(fs_err::read(&output).unwrap() == world.body);
+    assert_eq!(names_in(other.path()), ["big"]);
+    assert_eq!(names_in(&world.spool()), [""; 0]);
+    assert_eq!(mode(&output), 0o644);
+}
