@@ -58,6 +58,7 @@ fn help() {
 
     Commands:
       explain  Shows what each local source says to a hash; opens no socket and reads no content
+      cache    Says what is kept between runs, and removes it
       help     Print this message or the help of the given subcommand(s)
 
     Arguments:
@@ -143,6 +144,13 @@ fn help() {
           --max-bytes <BYTES>
               Longest download [default: 68719476736, 64 GiB]
 
+          --retry-budget <SECONDS>
+              Longest wait between tries, all in all; 0 asks each URL once [default: 120]
+
+          --lock <WHAT>
+              While another process downloads the same content: wait, fail, or wait so many seconds
+              [default: wait]
+
     Output:
           --json
               Print one JSON object instead of the path
@@ -166,6 +174,7 @@ fn help() {
       3    not found: no local source has it, and every server asked said so
       4    mismatch: a server delivered something else, and nothing had the right content
       5    network: a server could not be asked, or broke off
+      6    another process downloads the same content (--lock)
       7    local trouble: permission, disk full, the output exists
       130  interrupted, cleaned up
     "#);
@@ -180,6 +189,7 @@ fn help() {
 
     Commands:
       explain  Shows what each local source says to a hash; opens no socket and reads no content
+      cache    Says what is kept between runs, and removes it
       help     Print this message or the help of the given subcommand(s)
 
     Arguments:
@@ -221,6 +231,10 @@ fn help() {
           --first-byte-timeout <SECONDS>  Longest wait for the first byte [default: 120]
           --stall-timeout <SECONDS>       Give up when less than 1 KiB/s came for so long [default: 30]
           --max-bytes <BYTES>             Longest download [default: 68719476736, 64 GiB]
+          --retry-budget <SECONDS>        Longest wait between tries, all in all; 0 asks each URL once
+                                          [default: 120]
+          --lock <WHAT>                   While another process downloads the same content: wait, fail,
+                                          or wait so many seconds [default: wait]
 
     Output:
           --json            Print one JSON object instead of the path
@@ -238,6 +252,7 @@ fn help() {
       3    not found: no local source has it, and every server asked said so
       4    mismatch: a server delivered something else, and nothing had the right content
       5    network: a server could not be asked, or broke off
+      6    another process downloads the same content (--lock)
       7    local trouble: permission, disk full, the output exists
       130  interrupted, cleaned up
     "#);
@@ -545,7 +560,7 @@ fn a_network_failure() {
         server.url("/broken"),
         server.url("/missing"),
     ];
-    insta::assert_snapshot!(shown(env.fetch_hash(HELLO).args(&urls).go()), @r"
+    insta::assert_snapshot!(shown(env.fetch_hash(HELLO).args(["--retry-budget", "0"]).args(&urls).go()), @r"
     exit 5
     --- stderr
     fetch: url http://127.0.0.1:[PORT]/short: failed: short body: connection closed after 6 of 10 bytes

@@ -13,4 +13,6 @@ mod network;
 mod nix_store;
 mod repositories;
 mod resume;
+mod retries;
+mod several;
 mod support;

@@ -28,6 +28,7 @@ const LIMITS: Limits = Limits {
     stall_window: Duration::from_secs(10),
     max_redirects: 20,
     max_bytes: 1 << 20,
+    retry_budget: Duration::ZERO,
 };
 
 /// Keeps what it gets.

@@ -17,7 +17,7 @@ const CUT: usize = 2 << 20;
 impl Run<'_> {
     /// One try a URL, so that each run shows one step.
     fn once(self) -> Self {
-        self
+        self.args(["--retry-budget", "0"])
     }
 }
 
@@ -282,9 +282,7 @@ fn a_folder_open_to_others_is_not_used() {
 #[test]
 fn what_is_kept_is_private() {
     let world = World::new();
-    world
-        .server
-        .route("/small", Answer::body("hello\n"));
+    world.server.route("/small", Answer::body("hello\n"));
     world
         .env
         .fetch_hash(sri(b"hello\n"))

@@ -33,7 +33,7 @@ pub(crate) fn leave_reserve(file: &File, more_bytes: u64) -> io::Result<()> {
     Err(io::Error::new(
         io::ErrorKind::StorageFull,
         format!(
-            "{} are to come, {} are free, and {} of them stay free",
+            "not enough space: {} are to come, {} are free, and {} stay free",
             show(more_bytes),
             show(free),
             show(reserve)

@@ -216,10 +216,10 @@ impl BodySink for Landing<'_> {
             self.progress.advance(start.from_bytes);
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
-        if self.room.is_in_spool() {
-            if let Some(claim) = self.claim {
-                claim.note(&start.url, start.length_bytes, start.validator.clone());
-            }
+        if self.room.is_in_spool()
+            && let Some(claim) = self.claim
+        {
+            claim.note(&start.url, start.length_bytes, start.validator.clone());
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ pub mod exit_code {
     pub const MISMATCH: u8 = 4;
     /// Another network trouble.
     pub const NETWORK: u8 = 5;
+    /// Another process downloads the same content, and was not to be waited for any longer.
+    pub const HELD: u8 = 6;
     /// Permission, disk full, output exists.
     pub const LOCAL: u8 = 7;
     /// Interrupted, cleaned up.
@@ -31,6 +33,8 @@ pub enum ErrorKind {
     Mismatch,
     /// The network did not let us find out.
     Network,
+    /// Another process downloads it.
+    Held,
     /// This machine did not let us.
     Local,
     /// Told to stop.
@@ -45,6 +49,7 @@ impl ErrorKind {
             Self::NotFound => "not-found",
             Self::Mismatch => "mismatch",
             Self::Network => "network",
+            Self::Held => "held",
             Self::Local => "local",
             Self::Interrupted => "interrupted",
         }
@@ -57,6 +62,7 @@ impl ErrorKind {
             Self::NotFound => exit_code::NOT_FOUND,
             Self::Mismatch => exit_code::MISMATCH,
             Self::Network => exit_code::NETWORK,
+            Self::Held => exit_code::HELD,
             Self::Local => exit_code::LOCAL,
             Self::Interrupted => exit_code::INTERRUPTED,
         }
@@ -105,7 +111,7 @@ impl FetchError {
     pub fn interrupted() -> Self {
         Self::new(
             ErrorKind::Interrupted,
-            "interrupted; nothing was left behind",
+            "interrupted; nothing was left beside the output",
         )
     }
 }

@@ -55,9 +55,13 @@ pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanat
         };
         let (kind, location) = (source.kind().name(), source.location());
         match lookup {
-            Lookup::Found(_) if source.is_network() => {
-                push(kind, location, "would ask", None, None)
-            }
+            Lookup::Found(_) if source.is_network() => push(
+                kind,
+                location,
+                "would ask",
+                source.reservation(request, &places.state),
+                None,
+            ),
             Lookup::Found(candidates) => {
                 for candidate in candidates {
                     let known = source.learn_names(&candidate);

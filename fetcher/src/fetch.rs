@@ -1,14 +1,18 @@
 //! The walk: ask the sources in order, let a candidate land, verify, publish; on a mismatch the next candidate.
 
+mod network;
+mod queue;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
+pub use self::network::LockPolicy;
 use crate::error::FetchError;
-use crate::landing::{self, Landed, Landing};
+use crate::landing::{self, Landed, Landing, NotIt};
 use crate::net::Limits;
 use crate::output::{self, Found};
 use crate::places::{DEFAULT_STORES, Places};
@@ -19,14 +23,11 @@ use crate::source::{
 };
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
-use crate::state::{Claim, Claimed, State};
+use crate::state::State;
 use crate::verdict::{self, NetworkSummary, WrongBody};
 
 /// After this many wrong candidates an index is left out for the run: it is stale or lies.
 const MAX_WRONG_CANDIDATES: usize = 3;
-
-/// How often a lock that somebody else holds is tried, which is also how soon an interrupt is noticed.
-const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a fetch is to be done, apart from what is wanted.
 #[derive(Clone, Debug, Default)]
@@ -39,17 +40,19 @@ pub struct Policy {
     pub stale_hash: StaleHash,
     /// Bounds of downloads.
     pub limits: Limits,
+    /// What to do while another process downloads the same content.
+    pub lock: LockPolicy,
     /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
     pub leave_wrong: bool,
 }
 
 /// Fetches.
-pub fn run(
-    request: &Request,
-    places: &Places,
-    policy: &Policy,
-    listener: &dyn Listener,
-    watch: Watch<'_>,
+pub fn run<'a>(
+    request: &'a Request,
+    places: &'a Places,
+    policy: &'a Policy,
+    listener: &'a dyn Listener,
+    watch: Watch<'a>,
 ) -> Report {
     let started = Instant::now();
     let mut walk = Walk {
@@ -62,6 +65,7 @@ pub fn run(
         suspicious: Vec::new(),
         discs: Vec::new(),
         urls: Vec::new(),
+        state: &places.state,
         network: NetworkSummary::default(),
         left: None,
     };
@@ -72,6 +76,12 @@ pub fn run(
         left: walk.left,
         took: started.elapsed(),
     }
+}
+
+/// What became of a candidate.
+enum Attempted {
+    Delivered(Success),
+    NotIt(NotIt),
 }
 
 struct Walk<'a> {
@@ -88,6 +98,7 @@ struct Walk<'a> {
     discs: Vec<Disc>,
     /// What is to be downloaded, once all network sources have named theirs.
     urls: Vec<Candidate>,
+    state: &'a State,
     network: NetworkSummary,
     /// Whence the content came that was left to the daemon.
     left: Option<String>,
@@ -127,7 +138,7 @@ impl Walk<'_> {
                 continue;
             }
             if !source.is_network()
-                && let Some(done) = self.download(&places.state, &mut landing)?
+                && let Some(done) = self.download(places, &mut landing)?
             {
                 return Ok(done);
             }
@@ -135,7 +146,7 @@ impl Walk<'_> {
                 return Ok(done);
             }
         }
-        if let Some(done) = self.download(&places.state, &mut landing)? {
+        if let Some(done) = self.download(places, &mut landing)? {
             return Ok(done);
         }
         if let Some(done) = self.use_suspicious_offline(&mut landing)? {
@@ -223,45 +234,6 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Downloads from the URLs that are to be asked.
-    fn download(
-        &mut self,
-        state: &State,
-        landing: &mut Landing<'_>,
-    ) -> Result<Option<Success>, FetchError> {
-        if self.urls.is_empty() {
-            return Ok(None);
-        }
-        landing.set_claim(self.claim(state)?);
-        for candidate in std::mem::take(&mut self.urls) {
-            if let Some(done) = self.attempt(&candidate, landing)? {
-                return Ok(Some(done));
-            }
-        }
-        landing.set_claim(None);
-        Ok(None)
-    }
-
-    /// Waits for the right to download.
-    fn claim(&self, state: &State) -> Result<Option<Claim>, FetchError> {
-        loop {
-            match state.claim(&self.request.address) {
-                Claimed::Ours(claim) => return Ok(Some(claim)),
-                Claimed::Unkept => {
-                    if let Some(warning) = state.take_warning() {
-                        self.listener.warning(&warning);
-                    }
-                    return Ok(None);
-                }
-                Claimed::Theirs(_) => {}
-            }
-            if self.watch.interrupted() {
-                return Err(FetchError::interrupted());
-            }
-            std::thread::sleep(LOCK_POLL_INTERVAL);
-        }
-    }
-
     fn try_all(
         &mut self,
         source: &mut dyn Source,
@@ -286,7 +258,7 @@ impl Walk<'_> {
             if self.is_output(&candidate) || self.pass_over(source, &candidate) {
                 continue;
             }
-            if let Some(done) = self.attempt(&candidate, landing)? {
+            if let Attempted::Delivered(done) = self.attempt(&candidate, 1, landing)? {
                 return Ok(Some(done));
             }
             let mismatch = self
@@ -369,27 +341,32 @@ impl Walk<'_> {
                 "using {} although its version is not the one asked for: is the hash stale? (--stale-hash refuse prevents this)",
                 candidate.location
             ));
-            if let Some(done) = self.attempt(&candidate, landing)? {
+            if let Attempted::Delivered(done) = self.attempt(&candidate, 1, landing)? {
                 return Ok(Some(done));
             }
         }
         Ok(None)
     }
 
-    /// Lets one candidate land, and remembers what became of it.
+    /// Lets one candidate land, for the first or another time, and records what became of it.
     fn attempt(
         &mut self,
         candidate: &Candidate,
+        tries: u32,
         landing: &mut Landing<'_>,
-    ) -> Result<Option<Success>, FetchError> {
+    ) -> Result<Attempted, FetchError> {
         let started = Instant::now();
         let is_url = matches!(candidate.place, CandidatePlace::Url(_));
         self.network.asked |= is_url;
         let (kind, location) = (candidate.kind, candidate.location.clone());
         match landing.land(candidate)? {
-            Landed::Delivered { bytes, executable } => Ok(Some(
-                self.delivered(kind, location, bytes, executable, started),
-            )),
+            Landed::Delivered { bytes, executable } => {
+                if is_url || kind == SourceKind::Ledger {
+                    self.note_delivery();
+                }
+                let done = self.delivered(kind, location, bytes, executable, started);
+                Ok(Attempted::Delivered(done))
+            }
             Landed::NotIt(not_it) => {
                 match not_it.result {
                     AttemptResult::Mismatch if is_url => {
@@ -397,7 +374,7 @@ impl Walk<'_> {
                             location: location.clone(),
                             got: not_it.got,
                             bytes: not_it.bytes,
-                            seems: not_it.seems,
+                            seems: not_it.seems.clone(),
                         };
                         self.network.wrong.get_or_insert(wrong);
                     }
@@ -406,17 +383,33 @@ impl Walk<'_> {
                     }
                     _ => {}
                 }
+                let reason = match tries {
+                    1 => not_it.reason.clone(),
+                    _ => format!("try {tries}: {}", not_it.reason),
+                };
                 self.record(
                     kind,
                     location,
                     not_it.result,
-                    Some(not_it.reason),
+                    Some(reason),
                     not_it.bytes,
                     started,
                 );
-                Ok(None)
+                Ok(Attempted::NotIt(not_it))
             }
         }
+    }
+
+    /// Remembers where the content lies now, for whoever wants it next.
+    fn note_delivery(&self) {
+        let Target::Path(path) = &self.request.target else {
+            return;
+        };
+        let mut names = self.request.asked_names.clone();
+        if names.is_empty() {
+            names.extend(self.request.name.clone());
+        }
+        self.state.delivered(&self.request.address, path, &names);
     }
 
     fn delivered(

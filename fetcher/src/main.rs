@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser as _;
-use fetcher::cli::{Cli, Environment, Invocation, Parsed, Speech};
+use fetcher::cli::{CacheTask, Cli, Environment, Invocation, Parsed, Speech};
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
 use fetcher::fetch;
@@ -102,11 +102,31 @@ fn run(parsed: &Parsed) -> u8 {
             // Whoever closed the pipe has seen enough.
             print(&text).map_or(found, |()| found)
         }
-        (Invocation::Explain { .. }, Err(error)) => {
+        (Invocation::Cache { task }, Ok(places)) => see_to_cache(*task, &places, parsed, &terminal),
+        (Invocation::Explain { .. } | Invocation::Cache { .. }, Err(error)) => {
             print_error(&terminal, &error);
             error.kind.exit_code()
         }
     }
+}
+
+/// `fetch cache`.
+fn see_to_cache(task: CacheTask, places: &Places, parsed: &Parsed, terminal: &Terminal) -> u8 {
+    let text = match task {
+        CacheTask::Status if parsed.speech.json => places.state.usage().to_json() + "\n",
+        CacheTask::Status => places.state.usage().to_text(),
+        CacheTask::Gc { all } => places.state.collect(all).to_text(),
+        CacheTask::Forget => match places.state.forget() {
+            Ok(()) => String::new(),
+            Err(error) => {
+                let error = FetchError::local(format!("what failed cannot be forgotten: {error}"));
+                print_error(terminal, &error);
+                return error.kind.exit_code();
+            }
+        },
+    };
+    // Whoever closed the pipe has seen enough.
+    print(&text).map_or(exit_code::OK, |()| exit_code::OK)
 }
 
 /// The first signal sets the flag, which ends the run in good order; the second ends it at once.

@@ -115,6 +115,8 @@ pub struct Places {
     pub discs: Discs,
     /// What is kept between runs.
     pub state: State,
+    /// No local source at all.
+    pub no_local: bool,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -125,6 +127,7 @@ impl Places {
     pub fn open(named: &Named, env_store: Option<&str>) -> Result<Self, FetchError> {
         let mut places = Self {
             state: State::at(named.state.clone()),
+            no_local: named.no_local,
             ..Self::default()
         };
         if named.no_local {

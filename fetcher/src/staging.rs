@@ -310,7 +310,7 @@ fn is_still(place: &Place, name: &OsStr, opened: &OwnedFd) -> io::Result<bool> {
 }
 
 /// A number that differs from run to run and call to call; nothing secret hangs on it.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::collections::hash_map::RandomState::new()
         .build_hasher()

@@ -49,9 +49,10 @@ fn child() {
         LIMITS
     };
     let mut kept = Kept::default();
-    let result = Client::new(limits)
-        .unwrap()
-        .get(&crate::url(&url), &mut kept, &false.into());
+    let result =
+        Client::new(limits)
+            .unwrap()
+            .get(&crate::url(&url), None, &mut kept, &false.into());
     let outcome = match result {
         Ok(_) => format!("delivered {}", String::from_utf8(kept.bytes).unwrap()),
         Err(error) => format!("failed: {error}"),

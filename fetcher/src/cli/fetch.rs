@@ -66,6 +66,7 @@ impl FetchArgs {
             force: environment.switch(self.force, "FETCH_FORCE")?,
             stale_hash: self.network.stale_hash(environment)?,
             limits: self.network.limits(environment)?,
+            lock: self.network.lock(environment)?,
             leave_wrong: false,
         };
         let (places, env_store) = self.places.interpret(environment)?;

@@ -1,5 +1,6 @@
 //! The command line and every environment variable: text becomes a request here, and nothing is touched.
 
+mod cache;
 mod environment;
 mod explain;
 mod fetch;
@@ -10,6 +11,8 @@ mod what;
 
 use clap::{Parser, Subcommand};
 
+use self::cache::CacheArgs;
+pub use self::cache::CacheTask;
 pub use self::environment::Environment;
 use self::explain::ExplainArgs;
 use self::fetch::FetchArgs;
@@ -31,6 +34,7 @@ Exit codes:
   3    not found: no local source has it, and every server asked said so
   4    mismatch: a server delivered something else, and nothing had the right content
   5    network: a server could not be asked, or broke off
+  6    another process downloads the same content (--lock)
   7    local trouble: permission, disk full, the output exists
   130  interrupted, cleaned up";
 
@@ -51,7 +55,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Shows what each local source says to a hash; opens no socket and reads no content
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
+    /// Says what is kept between runs, and removes it
+    Cache(CacheArgs),
 }
 
 /// What the command line asks for.
@@ -68,6 +74,11 @@ pub enum Invocation {
     Explain {
         /// What would be fetched.
         request: Box<Request>,
+    },
+    /// See to what is kept.
+    Cache {
+        /// What to do with it.
+        task: CacheTask,
     },
 }
 
@@ -92,6 +103,7 @@ impl Cli {
         match self.command {
             None => self.fetch.interpret(environment),
             Some(Command::Explain(explain)) => explain.interpret(environment),
+            Some(Command::Cache(cache)) => cache.interpret(environment),
         }
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Environment;
 use crate::error::FetchError;
+use crate::fetch::LockPolicy;
 use crate::net::Limits;
 use crate::stale_hash::StaleHash;
 
@@ -33,9 +34,39 @@ pub(crate) struct NetworkArgs {
     /// Longest download [default: 68719476736, 64 GiB]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<String>,
+    /// Longest wait between tries, all in all; 0 asks each URL once [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    retry_budget: Option<String>,
+    /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
+    #[arg(long, value_name = "WHAT")]
+    lock: Option<String>,
+}
+
+/// Reads a number of seconds, which may be 0.
+fn some_seconds(text: &str) -> Option<Duration> {
+    let seconds = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
+    (seconds <= MAX_TIMEOUT).then_some(seconds)
 }
 
 impl NetworkArgs {
+    pub(super) fn lock(&self, environment: &Environment<'_>) -> Result<LockPolicy, FetchError> {
+        let Some(text) = environment.or(self.lock.clone(), "FETCH_LOCK")? else {
+            return Ok(LockPolicy::Wait);
+        };
+        match &*text {
+            "wait" => Ok(LockPolicy::Wait),
+            "fail" => Ok(LockPolicy::WaitFor(Duration::ZERO)),
+            seconds => some_seconds(seconds)
+                .map(LockPolicy::WaitFor)
+                .ok_or_else(|| {
+                    FetchError::usage(format!(
+                        "--lock '{}' is unknown; known are wait, fail and a number of seconds up to 86400",
+                        text.escape_debug()
+                    ))
+                }),
+        }
+    }
+
     pub(super) fn stale_hash(
         &self,
         environment: &Environment<'_>,
@@ -90,6 +121,13 @@ impl NetworkArgs {
             "FETCH_STALL_TIMEOUT",
             "--stall-timeout",
         )?;
+        if let Some(text) = environment.or(self.retry_budget.clone(), "FETCH_RETRY_BUDGET")? {
+            limits.retry_budget = some_seconds(&text).ok_or_else(|| {
+                FetchError::usage(format!(
+                    "--retry-budget '{text}' is no number of seconds from 0 to 86400"
+                ))
+            })?;
+        }
         limits.connect_timeout = connect.unwrap_or(limits.connect_timeout);
         limits.first_byte_timeout = first_byte.unwrap_or(limits.first_byte_timeout);
         limits.stall_window = stall.unwrap_or(limits.stall_window);

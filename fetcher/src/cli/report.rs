@@ -6,7 +6,7 @@ use store_index::terminal::ProgressMode;
 use super::Environment;
 use crate::error::FetchError;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct ReportArgs {
     /// Print one JSON object instead of the path

@@ -43,6 +43,9 @@ pub const MAX_REDIRECTS: u32 = 20;
 /// Default of [`Limits::max_bytes`], 64 GiB: above the largest sources, below what fills a disk unnoticed.
 pub const MAX_BYTES: u64 = 64 << 30;
 
+/// Default of [`Limits::retry_budget`]: forges are back after a minute, and nobody watches for longer.
+pub const RETRY_BUDGET: Duration = Duration::from_secs(120);
+
 /// How we present ourselves.
 const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
 
@@ -61,6 +64,8 @@ pub struct Limits {
     pub max_redirects: u32,
     /// Longest body in bytes.
     pub max_bytes: u64,
+    /// Longest time that a fetch waits in all between tries; zero asks each URL once.
+    pub retry_budget: Duration,
 }
 
 impl Default for Limits {
@@ -72,6 +77,7 @@ impl Default for Limits {
             stall_window: STALL_WINDOW,
             max_redirects: MAX_REDIRECTS,
             max_bytes: MAX_BYTES,
+            retry_budget: RETRY_BUDGET,
         }
     }
 }

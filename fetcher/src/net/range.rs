@@ -168,7 +168,10 @@ mod tests {
         assert_eq!(of(&[(ETAG, "\"a\"")]).as_deref(), Some("\"a\""));
         assert_eq!(of(&[(ETAG, "W/\"a\"")]), None);
         let old = "Sat, 05 Nov 1994 08:49:37 GMT";
-        assert_eq!(of(&[(LAST_MODIFIED, old), date]).as_deref(), Some(old));
+        assert_eq!(
+            of(&[(LAST_MODIFIED, old), date.clone()]).as_deref(),
+            Some(old)
+        );
         assert_eq!(of(&[(LAST_MODIFIED, old)]), None, "how old was it?");
         let fresh = "Sun, 06 Nov 1994 08:49:30 GMT";
         assert_eq!(of(&[(LAST_MODIFIED, fresh), date]), None);

@@ -7,11 +7,14 @@ mod absent;
 mod by_name;
 mod directories;
 mod git;
+mod ledger;
 mod links;
 mod media;
 mod repositories;
 mod store;
 mod url;
+
+pub(crate) use self::ledger::ledger;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -25,6 +28,7 @@ use crate::git::Checkout;
 use crate::places::Places;
 use crate::request::Request;
 use crate::source_url::SourceUrl;
+use crate::state::State;
 
 /// The most candidates that one index is asked for.
 pub const MAX_CANDIDATES: usize = 8;
@@ -40,6 +44,8 @@ pub enum SourceKind {
     Links,
     /// A whole tree: a directory under any name, or a tree in a local repository.
     Directories,
+    /// An earlier output.
+    Ledger,
     /// A file in a folder or on a medium.
     Media,
     /// A URL that names the content by its hash.
@@ -58,6 +64,7 @@ impl SourceKind {
             Self::Store => "store",
             Self::Links => "links",
             Self::Directories => "directories",
+            Self::Ledger => "ledger",
             Self::Media => "media",
             Self::HashedMirror => "hashed-mirror",
             Self::Url => "url",
@@ -215,6 +222,11 @@ pub trait Source: std::fmt::Debug {
         }
     }
 
+    /// Returns what is remembered against asking it, if that matters.
+    fn reservation(&self, _request: &Request, _state: &State) -> Option<String> {
+        None
+    }
+
     /// Returns true if asking further opens a socket.
     fn is_network(&self) -> bool {
         false
@@ -253,6 +265,9 @@ pub fn in_order<'a>(
     sources.extend(repositories::of(places, request));
     for store in &places.stores {
         sources.push(Box::new(store::AnyName::new(store)));
+    }
+    if let Some(ledger) = ledger(places) {
+        sources.push(Box::new(ledger));
     }
     for medium in &places.media {
         sources.push(Box::new(media::Media::new(medium)));

@@ -6,6 +6,7 @@ use store_index::watch::Watch;
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
 use crate::request::Request;
 use crate::source_url::{Scheme, SourceUrl};
+use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct Url {
@@ -58,6 +59,10 @@ impl Source for Url {
             names: KnownNames::NotGuarded,
             index: None,
         }])
+    }
+
+    fn reservation(&self, request: &Request, state: &State) -> Option<String> {
+        state.failures().describe(&self.url, &request.address)
     }
 
     fn is_network(&self) -> bool {

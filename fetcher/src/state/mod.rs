@@ -9,8 +9,11 @@
 //! Nothing here is believed. Partial downloads are hashed again, deliveries are verified as they are copied, and a
 //! record that cannot be read counts as none.
 
+mod failures;
+mod ledger;
 mod lock;
 mod spool;
+mod usage;
 
 use std::cell::{OnceCell, RefCell};
 use std::fs::File;
@@ -24,8 +27,10 @@ use rustix::io::Errno;
 use store_index::address::ContentAddress;
 use store_index::path_text::printable;
 
+pub(crate) use self::failures::{Failures, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
+pub use self::usage::{Collected, Usage};
 
 /// Only the owner.
 const PRIVATE_FOLDER: Mode = Mode::from_raw_mode(0o700);
@@ -77,6 +82,14 @@ impl State {
             }
         });
         made.clone()
+    }
+
+    /// Opens the folder if it is there. One that cannot be used is told of when something is to be kept.
+    fn there(&self) -> Option<Arc<OwnedFd>> {
+        match self.made.get() {
+            Some(made) => made.clone(),
+            None => open(self.path.as_deref()?).ok().map(Arc::new),
+        }
     }
 
     /// Opens a folder in it, and makes both if need be. Trouble is remembered for a warning.

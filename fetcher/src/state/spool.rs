@@ -20,10 +20,11 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use store_index::address::ContentAddress;
 use store_index::digest::Digest;
 
 use super::lock::{self, Claim};
-use super::{open_file, read_record};
+use super::{key, open_file, open_folder, read_record};
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
 
@@ -116,7 +117,7 @@ impl Claim {
     /// Makes an empty room in the spool, like the one beside the output.
     pub(crate) fn begin(&self, like: &File) -> io::Result<StagedFile> {
         self.clear();
-        trim(&self.spool, &self.locks, &self.key);
+        trim(&self.spool, &self.locks, Some(&self.key), false);
         let flags = OFlags::CREATE | OFlags::EXCL;
         let file = open_file(&self.spool, &self.part_name(), flags)?;
         self.take_over(file, like)
@@ -134,10 +135,7 @@ impl Claim {
 
     /// Forgets what has come: the whole is delivered, or it is wrong.
     pub(crate) fn clear(&self) {
-        for suffix in [PART, RECORD] {
-            let name = format!("{}{suffix}", self.key);
-            let _ = rustix::fs::unlinkat(&*self.spool, name, AtFlags::empty());
-        }
+        remove(&self.spool, &self.key);
     }
 
     /// Remembers what a server says of the file it begins to send.
@@ -154,7 +152,7 @@ impl Claim {
         let name = format!("{}{RECORD}", self.key);
         let written = open_file(&self.spool, &name, OFlags::CREATE | OFlags::TRUNC)
             .map_err(io::Error::from)
-            .and_then(|mut file| Ok(file.write_all(&serde_json::to_vec(&record)?)?));
+            .and_then(|mut file| file.write_all(&serde_json::to_vec(&record)?));
         // Without it, the rest is asked for without a validator.
         drop(written);
     }
@@ -181,11 +179,11 @@ impl Claim {
 }
 
 impl super::State {
-    /// Returns how much of a content has come, for those who wait for it, and how much is to come.
-    pub(crate) fn so_far(&self, key: &str) -> Option<u64> {
-        let spool = self.make_folder("spool")?;
-        let name = format!("{key}{PART}");
-        let stat = rustix::fs::statat(&*spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    /// Returns how much of a content has come, for those who wait for it.
+    pub(crate) fn so_far(&self, address: &ContentAddress) -> Option<u64> {
+        let spool = open_folder(&*self.there()?, "spool").ok()?;
+        let name = format!("{}{PART}", key(address));
+        let stat = rustix::fs::statat(&spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         u64::try_from(stat.st_size).ok()
     }
 }
@@ -196,33 +194,43 @@ pub(super) fn url_key(url: &SourceUrl) -> String {
     Digest::sha256(hash).to_hex()
 }
 
-/// Removes what is too old, and the oldest of what is too much, and lock files that nobody has used for as long. What
-/// somebody works at is locked, and stays.
-fn trim(spool: &OwnedFd, locks: &OwnedFd, own: &str) {
+/// Lists partial downloads with their lengths in bytes.
+pub(super) fn parts(spool: &OwnedFd) -> Vec<(String, u64)> {
+    let parts = old_first(spool, PART).into_iter();
+    parts.map(|entry| (entry.key, entry.bytes)).collect()
+}
+
+/// Removes what is too old, and the oldest of what is too much, or all; and lock files that nobody has used for long.
+/// What somebody works at is locked, and stays; so does what the caller itself has locked.
+pub(super) fn trim(spool: &OwnedFd, locks: &OwnedFd, own: Option<&str>, all: bool) {
+    let is_own = |entry: &Entry| own == Some(&entry.key);
     let mut kept_bytes = 0;
-    let mut parts = old_first(spool, PART);
-    parts.reverse();
-    for entry in parts {
+    for entry in old_first(spool, PART).into_iter().rev() {
         kept_bytes += entry.bytes;
-        if (entry.age > MAX_AGE || kept_bytes > MAX_SPOOL_BYTES) && entry.key != own {
-            let Ok(Ok(_lock)) = lock::lock(locks, &entry.key) else {
-                continue;
-            };
-            for suffix in [PART, RECORD] {
-                let _ =
-                    rustix::fs::unlinkat(spool, format!("{}{suffix}", entry.key), AtFlags::empty());
-            }
+        let is_surplus = all || entry.age > MAX_AGE || kept_bytes > MAX_SPOOL_BYTES;
+        if is_surplus
+            && !is_own(&entry)
+            && let Ok(Ok(_lock)) = lock::lock(locks, &entry.key)
+        {
             kept_bytes -= entry.bytes;
+            remove(spool, &entry.key);
         }
     }
     for entry in old_first(locks, LOCK) {
         if entry.age > MAX_AGE
-            && entry.key != own
+            && !is_own(&entry)
             && let Ok(Ok(_lock)) = lock::lock(locks, &entry.key)
         {
             let name = format!("{}{LOCK}", entry.key);
             let _ = rustix::fs::unlinkat(locks, name, AtFlags::empty());
         }
+    }
+}
+
+/// Removes what has come of a content.
+fn remove(spool: &OwnedFd, key: &str) {
+    for suffix in [PART, RECORD] {
+        let _ = rustix::fs::unlinkat(spool, format!("{key}{suffix}"), AtFlags::empty());
     }
 }
 

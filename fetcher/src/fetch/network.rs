@@ -1,0 +1,284 @@
+//! The network's part of the walk: one process of the user downloads a content, every URL is asked once before any is
+//! asked again, and what failed lately comes last.
+
+use std::time::{Duration, Instant};
+
+use store_index::watch::Unit;
+
+use super::queue::{MAX_TRIES, Next, Queue, spread};
+use super::{Attempted, Walk};
+use crate::error::{ErrorKind, FetchError};
+use crate::landing::{Landing, NotIt};
+use crate::places::Places;
+use crate::report::{AttemptResult, Success};
+use crate::source::{self, Candidate, CandidatePlace};
+use crate::source_url::SourceUrl;
+use crate::staging;
+use crate::state::{Claimed, Failures, Holder, Outcome, State};
+
+/// How often a lock that somebody else holds is tried, and how soon an interrupt ends a pause.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Waiting for another process is told after so long: most are done by then.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// A pause that is longer is told.
+const TELL_PAUSE_ABOVE: Duration = Duration::from_secs(1);
+
+/// What to do while another process downloads the same content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LockPolicy {
+    /// Wait for it: it brings what is wanted.
+    #[default]
+    Wait,
+    /// Wait so long; zero is not at all.
+    WaitFor(Duration),
+}
+
+impl Walk<'_> {
+    /// Downloads from the URLs that are to be asked.
+    pub(super) fn download(
+        &mut self,
+        places: &Places,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let candidates = std::mem::take(&mut self.urls);
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let done = match self.claim(places, landing)? {
+            Some(done) => Some(done),
+            None => self.ask_all(candidates, landing)?,
+        };
+        landing.set_claim(None);
+        Ok(done)
+    }
+
+    /// Waits for the right to download. Whoever had it before may have brought what is wanted.
+    fn claim(
+        &mut self,
+        places: &Places,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let state = &places.state;
+        let mut wait = None;
+        let claim = loop {
+            match state.claim(&self.request.address) {
+                Claimed::Ours(claim) => break Some(claim),
+                Claimed::Unkept => break None,
+                Claimed::Theirs(holder) => wait
+                    .get_or_insert_with(|| Wait::new(self))
+                    .go_on(self, state, &holder)?,
+            }
+        };
+        if let Some(warning) = state.take_warning() {
+            self.listener.warning(&warning);
+        }
+        if wait.is_some_and(|wait| wait.end(self))
+            && let Some(mut ledger) = source::ledger(places)
+            && let Some(done) = self.ask(&mut ledger, landing)?
+        {
+            return Ok(Some(done));
+        }
+        landing.set_claim(claim);
+        Ok(None)
+    }
+
+    fn ask_all(
+        &mut self,
+        mut candidates: Vec<Candidate>,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let failures = self.state.failures();
+        candidates.sort_by_key(|candidate| {
+            url_of(candidate).is_some_and(|url| failures.is_bad(url, &self.request.address))
+        });
+        let mut queue = Queue::new(candidates, self.policy.limits.retry_budget, Instant::now());
+        loop {
+            match queue.next(Instant::now()) {
+                Next::Over => return Ok(None),
+                Next::Wait(pause, location) => self.pause(pause, &location)?,
+                Next::TooLate(entry, pause) => {
+                    let budget = queue.budget();
+                    self.give_up(&entry.candidate, entry.tries, pause, budget);
+                }
+                Next::Ask(mut entry) => {
+                    // Another process may have been asked for a pause meanwhile.
+                    let failures = self.state.failures();
+                    if let Some(pause) = pause_of_host(&failures, &entry.candidate) {
+                        queue.put_off(entry, spread(pause, chance()), Instant::now());
+                        continue;
+                    }
+                    entry.tries += 1;
+                    let not_it = match self.attempt(&entry.candidate, entry.tries, landing)? {
+                        Attempted::Delivered(done) => {
+                            self.remember(&failures, &entry.candidate, &Outcome::Good);
+                            return Ok(Some(done));
+                        }
+                        Attempted::NotIt(not_it) => not_it,
+                    };
+                    let is_last = not_it.retry.is_none() || entry.tries == MAX_TRIES;
+                    let outcome = outcome(&not_it, is_last || queue.budget().is_zero());
+                    self.remember(&failures, &entry.candidate, &outcome);
+                    if let Some(retry) = not_it.retry {
+                        queue.again(entry, retry, Instant::now(), chance());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits, unless the user does not want to any more.
+    fn pause(&self, pause: Duration, location: &str) -> Result<(), FetchError> {
+        if pause > TELL_PAUSE_ABOVE {
+            let seconds = pause.as_secs_f64().ceil();
+            self.watch
+                .progress
+                .note(&format!("waiting {seconds} s before {location} is asked"));
+        }
+        let started = Instant::now();
+        loop {
+            if self.watch.interrupted() {
+                return Err(FetchError::interrupted());
+            }
+            let left = pause.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(POLL_INTERVAL));
+        }
+    }
+
+    /// Says why a URL is not asked again. One that was not asked at all is trouble.
+    fn give_up(&mut self, candidate: &Candidate, tries: u32, pause: Duration, budget: Duration) {
+        if budget.is_zero() && tries > 0 {
+            return;
+        }
+        let reason = format!(
+            "its host is to be left alone for {} s, and {} s may be waited (--retry-budget)",
+            pause.as_secs_f64().ceil(),
+            budget.as_secs_f64().ceil()
+        );
+        if tries > 0 {
+            self.watch.progress.note(&format!(
+                "{} is not asked again: {reason}",
+                candidate.location
+            ));
+            return;
+        }
+        self.network.asked = true;
+        self.network.trouble = Some(format!("{}: {reason}", candidate.location));
+        self.record(
+            candidate.kind,
+            candidate.location.clone(),
+            AttemptResult::Unavailable,
+            Some(reason),
+            0,
+            Instant::now(),
+        );
+    }
+
+    fn remember(&self, failures: &Failures, candidate: &Candidate, outcome: &Outcome) {
+        if let Some(url) = url_of(candidate) {
+            self.state
+                .remember(failures, url, &self.request.address, outcome);
+        }
+    }
+
+    fn held(&self, holder: &Holder) -> FetchError {
+        FetchError::new(
+            ErrorKind::Held,
+            format!(
+                "{} downloads the same content, {}",
+                holder.describe(),
+                self.request.wanted()
+            ),
+        )
+        .with_hint("run this again when it is done, or wait for it with --lock wait")
+    }
+}
+
+/// Waiting for another process.
+struct Wait {
+    started: Instant,
+    told: bool,
+    shown_bytes: u64,
+}
+
+impl Wait {
+    fn new(walk: &Walk<'_>) -> Self {
+        let what = "waiting for another process that downloads the same content";
+        walk.watch.progress.begin(what, None, Unit::Bytes);
+        Self {
+            started: Instant::now(),
+            told: false,
+            shown_bytes: 0,
+        }
+    }
+
+    /// Waits a moment.
+    fn go_on(&mut self, walk: &Walk<'_>, state: &State, holder: &Holder) -> Result<(), FetchError> {
+        let waited = self.started.elapsed();
+        if let LockPolicy::WaitFor(limit) = walk.policy.lock
+            && waited >= limit
+        {
+            walk.watch.progress.end();
+            return Err(walk.held(holder));
+        }
+        if walk.watch.interrupted() {
+            return Err(FetchError::interrupted());
+        }
+        let bytes = state.so_far(&walk.request.address).unwrap_or_default();
+        if waited >= TELL_AFTER && !self.told {
+            self.told = true;
+            let so_far = store_index::terminal::amount(bytes, None, Unit::Bytes);
+            walk.watch.progress.note(&format!(
+                "waiting for {}, which downloads the same content, {so_far} so far",
+                holder.describe()
+            ));
+        }
+        // Whoever takes over may begin again.
+        walk.watch
+            .progress
+            .advance(bytes.saturating_sub(self.shown_bytes));
+        self.shown_bytes = self.shown_bytes.max(bytes);
+        std::thread::sleep(POLL_INTERVAL);
+        Ok(())
+    }
+
+    /// Returns true: there was somebody to wait for.
+    fn end(&self, walk: &Walk<'_>) -> bool {
+        walk.watch.progress.end();
+        true
+    }
+}
+
+fn url_of(candidate: &Candidate) -> Option<&SourceUrl> {
+    match &candidate.place {
+        CandidatePlace::Url(url) => Some(url),
+        _ => None,
+    }
+}
+
+fn pause_of_host(failures: &Failures, candidate: &Candidate) -> Option<Duration> {
+    failures.pause(url_of(candidate)?)
+}
+
+/// What is remembered of an attempt that did not bring the content. What is asked again counts only for the pause that
+/// its server wants.
+fn outcome(not_it: &NotIt, is_last: bool) -> Outcome {
+    match not_it.result {
+        AttemptResult::Absent | AttemptResult::Mismatch => Outcome::Useless,
+        _ => Outcome::Failed {
+            counts: is_last,
+            of_host: not_it.of_host,
+            pause: not_it.retry.and_then(|retry| retry.at_least),
+        },
+    }
+}
+
+/// A number between 0 and 1.
+fn chance() -> f64 {
+    // 32 bits are exact in a float.
+    f64::from((staging::random() >> 32) as u32) / f64::from(u32::MAX)
+}

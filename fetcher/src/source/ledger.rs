@@ -1,0 +1,54 @@
+//! Files that were downloaded before and still lie where they were delivered.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use store_index::beneath::Beneath;
+use store_index::watch::Watch;
+
+use super::{Candidate, KnownNames, Lookup, Source, SourceKind};
+use crate::places::Places;
+use crate::request::Request;
+use crate::state::State;
+
+#[derive(Debug)]
+pub(crate) struct Ledger<'a> {
+    state: &'a State,
+}
+
+/// Makes the source, if something was delivered before and local sources are asked.
+pub(crate) fn ledger(places: &Places) -> Option<Ledger<'_>> {
+    let state = &places.state;
+    (!places.no_local && state.has_ledger()).then_some(Ledger { state })
+}
+
+impl Source for Ledger<'_> {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Ledger
+    }
+
+    fn location(&self) -> String {
+        "earlier downloads".to_owned()
+    }
+
+    fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
+        let mut candidates = Vec::new();
+        for delivery in self.state.deliveries(&request.address) {
+            let (Some(parent), Some(name)) = (delivery.path.parent(), delivery.path.file_name())
+            else {
+                continue;
+            };
+            if let Ok(root) = Beneath::open(parent) {
+                let names = KnownNames::Known(delivery.names);
+                let (root, name) = (Rc::new(root), PathBuf::from(name));
+                let size = Some(delivery.size);
+                candidates.push(Candidate::local(self.kind(), &root, name, size, names));
+            }
+        }
+        if candidates.is_empty() {
+            Lookup::Absent(None)
+        } else {
+            Lookup::Found(candidates)
+        }
+    }
+}

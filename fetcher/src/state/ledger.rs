@@ -1,0 +1,241 @@
+//! Where what was downloaded lies: for each content the outputs it was delivered to, so that the next request copies
+//! from there. No copy is kept here.
+//!
+//! Lines of JSON, appended to one of 256 files by the first byte of the digest, so that a look reads a few kilobytes
+//! whatever the number of deliveries. A line counts only while size, time and inode of the file are the recorded ones,
+//! and even then the content is hashed as it is copied.
+
+use std::fs::File;
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags};
+use serde::{Deserialize, Serialize};
+use store_index::address::ContentAddress;
+use store_index::path_text;
+
+use super::{State, key, open_file, open_folder, read_record};
+
+/// Above this length in bytes a file loses its older half: 256 of them stay below 32 MiB.
+const MAX_BUCKET_BYTES: u64 = 128 * 1024;
+
+/// The most places of one content that are told.
+const MAX_DELIVERIES: usize = 8;
+
+pub(super) const FOLDER: &str = "ledger";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Line {
+    content: String,
+    /// Percent-escaped where it is not plain text.
+    path: String,
+    /// Under what names it was asked for.
+    names: Vec<String>,
+    size: u64,
+    modified_ns: i64,
+    inode: u64,
+}
+
+/// A file that has a content, as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) path: PathBuf,
+    pub(crate) size: u64,
+    /// Under what names it was asked for.
+    pub(crate) names: Vec<String>,
+}
+
+impl Line {
+    fn of(address: &ContentAddress, path: &Path, names: &[String]) -> io::Result<Self> {
+        let metadata = fs_err::symlink_metadata(path)?;
+        Ok(Self {
+            content: key(address),
+            path: path_text::encode(path),
+            names: names.to_vec(),
+            size: metadata.len(),
+            modified_ns: modified_ns(&metadata),
+            inode: metadata.ino(),
+        })
+    }
+
+    /// Returns the place if what lies there is what was delivered.
+    fn delivery(&self) -> Option<Delivery> {
+        let path = path_text::decode(&self.path)?;
+        let metadata = fs_err::symlink_metadata(&path).ok()?;
+        let is_same = metadata.is_file()
+            && metadata.len() == self.size
+            && metadata.ino() == self.inode
+            && modified_ns(&metadata) == self.modified_ns;
+        is_same.then(|| Delivery {
+            path,
+            size: self.size,
+            names: self.names.clone(),
+        })
+    }
+}
+
+fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
+    let seconds_ns = metadata.mtime().saturating_mul(1_000_000_000);
+    seconds_ns.saturating_add(metadata.mtime_nsec())
+}
+
+impl State {
+    /// Returns true if something may have been delivered.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.there()
+            .is_some_and(|folder| open_folder(&folder, FOLDER).is_ok())
+    }
+
+    /// Returns where a content lies, the last delivery first.
+    pub(crate) fn deliveries(&self, address: &ContentAddress) -> Vec<Delivery> {
+        let mut found: Vec<Delivery> = Vec::new();
+        let wanted = key(address);
+        for line in self.lines(address).iter().rev() {
+            if line.content == wanted
+                && !found
+                    .iter()
+                    .any(|known| path_text::encode(&known.path) == line.path)
+                && let Some(delivery) = line.delivery()
+            {
+                found.push(delivery);
+                if found.len() == MAX_DELIVERIES {
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    fn lines(&self, address: &ContentAddress) -> Vec<Line> {
+        let read = || {
+            let folder = open_folder(&*self.there()?, FOLDER).ok()?;
+            let bucket = open_file(&folder, &bucket(address), OFlags::empty()).ok()?;
+            Some(parse(&read_record(&bucket).ok()?))
+        };
+        read().unwrap_or_default()
+    }
+
+    /// Remembers a delivery. One that cannot be written down is found by other means, or not.
+    pub(crate) fn delivered(&self, address: &ContentAddress, path: &Path, names: &[String]) {
+        let write = || -> io::Result<()> {
+            let line = Line::of(address, path, names)?;
+            if self.lines(address).contains(&line) {
+                return Ok(());
+            }
+            let Some(folder) = self.make_folder(FOLDER) else {
+                return Ok(());
+            };
+            let mut bucket = open_file(&folder, &bucket(address), OFlags::CREATE)?;
+            rustix::fs::flock(&bucket, FlockOperation::LockExclusive)?;
+            let length = bucket.seek(SeekFrom::End(0))?;
+            if length > MAX_BUCKET_BYTES {
+                forget_older_half(&mut bucket)?;
+            }
+            // A line that a killed process left unended must not spoil the next.
+            let mut text = serde_json::to_vec(&line)?;
+            text.insert(0, b'\n');
+            bucket.write_all(&text)?;
+            Ok(rustix::fs::flock(&bucket, FlockOperation::Unlock)?)
+        };
+        drop(write());
+    }
+}
+
+/// Rewrites a bucket in place, under its lock: what a killed process loses is found by other means, or not.
+fn rewrite(bucket: &mut File, lines: &[Line]) -> io::Result<()> {
+    let mut text = Vec::new();
+    for line in lines {
+        text.push(b'\n');
+        serde_json::to_writer(&mut text, line)?;
+    }
+    bucket.set_len(0)?;
+    bucket.rewind()?;
+    bucket.write_all(&text)
+}
+
+fn forget_older_half(bucket: &mut File) -> io::Result<()> {
+    bucket.rewind()?;
+    let lines = parse(&read_record(bucket)?);
+    rewrite(bucket, &lines[lines.len() / 2..])
+}
+
+/// Forgets deliveries that lie no more where they were, and returns how many.
+pub(super) fn forget_vanished(bucket: &mut File) -> io::Result<usize> {
+    rustix::fs::flock(&*bucket, FlockOperation::LockExclusive)?;
+    let lines = parse(&read_record(bucket)?);
+    let kept: Vec<Line> = lines
+        .iter()
+        .filter(|line| line.delivery().is_some())
+        .cloned()
+        .collect();
+    if kept.len() < lines.len() {
+        rewrite(bucket, &kept)?;
+    }
+    rustix::fs::flock(&*bucket, FlockOperation::Unlock)?;
+    Ok(lines.len() - kept.len())
+}
+
+/// Counts the deliveries in a bucket.
+pub(super) fn count(bucket: &File) -> usize {
+    read_record(bucket).map_or(0, |text| parse(&text).len())
+}
+
+fn parse(text: &str) -> Vec<Line> {
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+fn bucket(address: &ContentAddress) -> String {
+    let first = address.digest().as_bytes().first().copied();
+    format!("{:02x}", first.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store_index::address::Method;
+    use store_index::digest::Digest;
+
+    fn address(byte: u8) -> ContentAddress {
+        ContentAddress::new(Method::Flat, Digest::sha256([byte; 32])).unwrap()
+    }
+
+    #[test]
+    fn what_changed_or_went_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(Some(folder.path().join("fetch")));
+        let file = folder.path().join("file \n\u{e9}");
+        fs_err::write(&file, "content").unwrap();
+        state.delivered(&address(1), &file, &["file-1.0".to_owned()]);
+        state.delivered(&address(1), &file, &["file-1.0".to_owned()]);
+        let found = state.deliveries(&address(1));
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0].path, found[0].size), (&file, 7));
+        assert_eq!(state.lines(&address(1)).len(), 1, "the same is told once");
+        assert_eq!(state.deliveries(&address(2)), []);
+        fs_err::write(&file, "changed").unwrap();
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+        File::open(&file).unwrap().set_modified(later).unwrap();
+        assert_eq!(state.deliveries(&address(1)), []);
+    }
+
+    #[test]
+    fn a_bucket_stays_small_and_keeps_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(Some(folder.path().join("fetch")));
+        let file = folder.path().join("file");
+        fs_err::write(&file, "content").unwrap();
+        for number in 0..1500 {
+            state.delivered(
+                &address(1),
+                &file,
+                &[format!("{number}-{}", "x".repeat(80))],
+            );
+        }
+        let bucket = folder.path().join("fetch/ledger/01");
+        assert!(fs_err::metadata(bucket).unwrap().len() < MAX_BUCKET_BYTES + 1000);
+        assert!(state.deliveries(&address(1))[0].names[0].starts_with("1499-"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Several processes that want the same content: one downloads, the others take what it brought.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::server::{Answer, Server};
+use crate::support::{Run, TestEnv, names_in, noise, sri, wait_until};
+
+const STEP: usize = 64 * 1024;
+
+fn fetch<'env>(env: &'env TestEnv, server: &Server, body: &[u8], output: &str) -> Run<'env> {
+    env.fetch_hash(sri(body))
+        .args(["-o", output])
+        .arg(server.url("/big"))
+}
+
+/// Waits until a download has begun to come.
+fn wait_for_bytes(server: &Server, bytes: u64) {
+    wait_until("the download has begun", || server.sent_bytes() > bytes);
+}
+
+#[test]
+fn one_download_serves_all() {
+    const PROCESSES: usize = 16;
+    let env = TestEnv::new();
+    let body = noise(3, 20 << 20);
+    let server = Server::with(
+        "/big",
+        Answer::file(body.clone()).paced(1 << 20, Duration::from_millis(50)),
+    );
+    let running: Vec<_> = (0..PROCESSES)
+        // Some want it at the same place.
+        .map(|number| fetch(&env, &server, &body, &format!("big-{}", number.min(12))).start())
+        .collect();
+    for process in running {
+        process.wait().exits(0);
+    }
+    for number in 0..=12 {
+        assert!(env.output(&format!("big-{number}")) == body, "{number}");
+    }
+    assert_eq!(server.sent_bytes(), body.len() as u64);
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(names_in(&env.path("cache/fetch/spool")), [""; 0]);
+    assert_eq!(env.outputs().len(), 13);
+}
+
+/// A follower says whom it waits for, and of what it took the content.
+#[test]
+fn a_follower_says_whom_it_waits_for() {
+    let env = TestEnv::new();
+    let body = noise(3, 4 << 20);
+    let server = Server::with(
+        "/big",
+        Answer::file(body.clone()).paced(STEP, Duration::from_millis(40)),
+    );
+    let leader = fetch(&env, &server, &body, "first")
+        .arg(server.url("/big?token=t0ken"))
+        .start();
+    wait_for_bytes(&server, 1 << 20);
+    let report = fetch(&env, &server, &body, "second").json(0);
+    let id = leader.id();
+    leader.wait().exits(0);
+    assert_eq!(report.kind(), "ledger");
+    assert_eq!(report.location(), env.out("first").to_str().unwrap());
+    for words in [
+        &format!("waiting for process {id} on ") as &str,
+        "MiB so far",
+    ] {
+        assert!(report.stderr.contains(words), "{words}: {}", report.stderr);
+    }
+    assert!(!report.stderr.contains("t0ken"), "{}", report.stderr);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn whoever_does_not_want_to_wait_is_told() {
+    let env = TestEnv::new();
+    let body = noise(3, 4 << 20);
+    let server = Server::with(
+        "/big",
+        Answer::file(body.clone()).paced(STEP, Duration::from_millis(60)),
+    );
+    let leader = fetch(&env, &server, &body, "first").start();
+    wait_for_bytes(&server, STEP as u64);
+    let held = fetch(&env, &server, &body, "second")
+        .args(["--lock", "fail"])
+        .json(6);
+    assert_eq!(held.error(), "held");
+    let held = fetch(&env, &server, &body, "second")
+        .args(["--lock", "0.3"])
+        .go()
+        .exits(6);
+    held.says(&format!("process {}", leader.id()));
+    fetch(&env, &server, &body, "second")
+        .variable("FETCH_LOCK", "fail")
+        .go()
+        .exits(6);
+    for bad in ["soon", "-1", "", "1e99"] {
+        let outcome = fetch(&env, &server, &body, "second")
+            .arg(format!("--lock={bad}"))
+            .go();
+        outcome.exits(2);
+    }
+    // Another content is another matter.
+    server.route("/small", Answer::body("hello\n"));
+    env.fetch_hash(sri(b"hello\n"))
+        .args(["--lock", "fail"])
+        .arg(server.url("/small"))
+        .go()
+        .exits(0);
+    assert_eq!(env.outputs(), ["small"], "nothing of the others");
+    leader.signal(Signal::KILL);
+    leader.wait();
+}
+
+/// A killed leader is succeeded at once by a follower, which goes on where it ended.
+#[test]
+fn a_killed_leader_is_succeeded() {
+    let env = TestEnv::new();
+    let body = noise(3, 6 << 20);
+    let server = Server::with(
+        "/big",
+        Answer::file(body.clone()).paced(STEP, Duration::from_millis(20)),
+    );
+    let leader = fetch(&env, &server, &body, "first").start();
+    wait_for_bytes(&server, STEP as u64);
+    let followers: Vec<_> = (0..4)
+        .map(|number| fetch(&env, &server, &body, &format!("next-{number}")).start())
+        .collect();
+    wait_for_bytes(&server, body.len() as u64 / 2);
+    leader.signal(Signal::KILL);
+    assert!(leader.wait().was_killed());
+    for follower in followers {
+        follower.wait().exits(0);
+    }
+    assert_eq!(env.outputs(), ["next-0", "next-1", "next-2", "next-3"]);
+    for name in env.outputs() {
+        assert!(env.output(&name) == body, "{name}");
+    }
+    assert_eq!(server.requests().len(), 2, "the leader and one successor");
+    let sent = server.sent_bytes();
+    // What the server was sending when its client was killed.
+    let most = (body.len() + 4 * STEP) as u64;
+    assert!(sent <= most, "{sent} bytes sent, at most {most} wanted");
+}
+
+/// A follower that waits for a leader that fails asks by itself.
+#[test]
+fn a_leader_that_fails_is_succeeded() {
+    let env = TestEnv::new();
+    let body = noise(3, 2 << 20);
+    let server = Server::start();
+    server.route_in_turn(
+        "/big",
+        [
+            Answer::file(body.clone())
+                .paced(STEP, Duration::from_millis(30))
+                .cut_after(1 << 20),
+            Answer::file(body.clone()),
+        ],
+    );
+    let leader = fetch(&env, &server, &body, "first")
+        .args(["--retry-budget", "0"])
+        .start();
+    wait_for_bytes(&server, STEP as u64);
+    fetch(&env, &server, &body, "second").go().exits(0);
+    leader.wait().exits(5);
+    assert!(env.output("second") == body);
+    assert_eq!(server.sent_bytes(), body.len() as u64);
+}
+
+/// An earlier output serves the next request, as long as it is what it was; and its name is not forgotten.
+#[test]
+fn an_earlier_output_is_a_source() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello-1.0.tar.gz", Answer::body("hello\n"));
+    server.route("/hello-2.0.tar.gz", Answer::status(404, ""));
+    let fetch = |output: &str, name: &str| {
+        env.fetch_hash(sri(b"hello\n"))
+            .args(["-o", output])
+            .arg(server.url(name))
+    };
+    fetch("first", "/hello-1.0.tar.gz").json(0);
+    let second = fetch("second", "/hello-1.0.tar.gz").json(0);
+    assert_eq!(second.kind(), "ledger");
+    assert_eq!(server.requests().len(), 1);
+    let offline = fetch("third", "/hello-1.0.tar.gz").arg("--offline").json(0);
+    assert_eq!(offline.kind(), "ledger");
+    // The hash of another version was forgotten: the network decides.
+    let stale = fetch("fourth", "/hello-2.0.tar.gz").go().exits(3);
+    stale.says("stale hash?");
+    assert_eq!(server.requests().len(), 2);
+    // Changed, replaced or moved, it does not count.
+    fs_err::write(env.out("third"), "hullo\n").unwrap();
+    fs_err::write(env.out("second"), "hullo, world\n").unwrap();
+    fs_err::remove_file(env.out("first")).unwrap();
+    let last = fetch("last", "/hello-1.0.tar.gz").json(0);
+    assert_eq!(last.kind(), "url");
+    // Nobody who wants no local source gets one.
+    let upstream = fetch("upstream", "/hello-1.0.tar.gz").arg("--no-local");
+    assert_eq!(upstream.json(0).kind(), "url");
+    let collected = env.fetch(["cache", "gc"]).go().exits(0);
+    assert!(
+        collected.stdout.contains("forgot 3 earlier downloads"),
+        "{collected}"
+    );
+}
+
+/// `fetch cache gc` removes what is old, and nothing that somebody works at.
+#[test]
+fn old_partial_downloads_are_removed() {
+    let env = TestEnv::new();
+    let body = noise(3, 2 << 20);
+    let server = Server::with("/big", Answer::file(body.clone()).cut_after(1 << 20));
+    let once = ["--retry-budget", "0"];
+    fetch(&env, &server, &body, "out").args(once).go().exits(5);
+    let spool = env.path("cache/fetch/spool");
+    assert_eq!(names_in(&spool).len(), 2);
+    env.fetch(["cache", "gc"]).go().exits(0);
+    assert_eq!(names_in(&spool).len(), 2, "it is not old");
+    let old = std::time::SystemTime::now() - Duration::from_secs(15 * 24 * 60 * 60);
+    for name in names_in(&spool) {
+        let file = fs_err::File::open(spool.join(name)).unwrap();
+        file.file().set_modified(old).unwrap();
+    }
+    // The next large download looks after it as well.
+    let other = noise(4, 2 << 20);
+    server.route(
+        "/big",
+        Answer::file(other.clone()).paced(STEP, Duration::from_millis(30)),
+    );
+    let running = fetch(&env, &server, &other, "other").start();
+    wait_until("the new one is there alone", || {
+        names_in(&spool)
+            .iter()
+            .all(|name| !name.contains(&hex(&body)))
+    });
+    env.fetch(["cache", "gc", "--all"]).go().exits(0);
+    running.wait().exits(0);
+    assert!(env.output("other") == other);
+}
+
+fn hex(body: &[u8]) -> String {
+    crate::support::digest(store_index::digest::Algorithm::Sha256, body).to_hex()
+}
