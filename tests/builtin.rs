@@ -39,6 +39,7 @@ fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Reques
             .map(|url| SourceUrl::parse(url).unwrap())
             .collect(),
         hashed_urls: Vec::new(),
+        mirror_sites: fetcher::mirrors::MirrorSites::default(),
         git: None,
         executable: false,
         target: Target::Given(env.out("given")),

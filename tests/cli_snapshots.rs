@@ -63,7 +63,7 @@ fn help() {
 
     Arguments:
       [URL]...
-              Where the network has it, tried in this order: http:// and https://
+              Where the network has it, tried in this order: http://, https:// and mirror://SITE/PATH
 
     Options:
           --hash <HASH>
@@ -114,6 +114,10 @@ fn help() {
 
           --media <DIR>
               A folder or medium [default: discs, images of discs and removable disks that are mounted]
+
+          --mirror <URL>
+              A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix
+              publish` does; asked before the URLs
 
           --no-store
               No store but those named
@@ -193,7 +197,7 @@ fn help() {
       help     Print this message or the help of the given subcommand(s)
 
     Arguments:
-      [URL]...  Where the network has it, tried in this order: http:// and https://
+      [URL]...  Where the network has it, tried in this order: http://, https:// and mirror://SITE/PATH
 
     Options:
           --hash <HASH>            What is wanted: SRI, algo:hex|nix-base32|base64, a bare digest or a
@@ -219,6 +223,8 @@ fn help() {
           --index <DIR>         An index, or a folder of indexes; its root counts as named too
           --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
                                 that are mounted]
+          --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
+                                ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
           --no-store            No store but those named
           --no-media            No medium but those named
           --no-local            No local source at all
@@ -265,7 +271,7 @@ fn help() {
 
     Arguments:
       <HASH>    What is wanted, as with --hash
-      [URL]...  Where the network has it, tried in this order: http:// and https://
+      [URL]...  Where the network has it, tried in this order: http://, https:// and mirror://SITE/PATH
 
     Options:
           --mode <METHOD>          What is hashed: flat (a file's bytes), nar (file or tree; also
@@ -284,6 +290,8 @@ fn help() {
           --index <DIR>         An index, or a folder of indexes; its root counts as named too
           --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
                                 that are mounted]
+          --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
+                                ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
           --no-store            No store but those named
           --no-media            No medium but those named
           --no-local            No local source at all
@@ -601,7 +609,7 @@ fn usage_errors() {
     --- stderr
     fetch: warning: gopher://127.0.0.1/hello is skipped: the scheme gopher:// is not supported
     fetch: error: no usable URL is left for sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM= (hello), and no local source has it
-    fetch: hint: http:// and https:// URLs can be downloaded
+    fetch: hint: http://, https:// and mirror:// URLs can be downloaded
     ");
     insta::assert_snapshot!(shown(env.store_index(["lookup", "sha3:00"]).go()), @r"
     exit 2

@@ -9,6 +9,7 @@ mod content_addresses;
 mod crash;
 mod directories;
 mod media;
+mod mirrors;
 mod network;
 mod nix_store;
 mod repositories;

@@ -337,7 +337,7 @@ fn schemes() {
         "gopher://127.0.0.1/hello",
         "ftp://127.0.0.1/hello",
         "file:///etc/passwd",
-        "mirror://gnu/hello/hello",
+        "mirror://no-such-site/hello/hello",
     ];
     for url in others {
         let among = hello(&env).args([url, &server.url("/hello")]).json(0);
@@ -355,9 +355,10 @@ fn schemes() {
         .exits(2)
         .says("gopher");
     hello(&env)
-        .arg("mirror://gnu/hello/hello")
+        .arg("mirror://no-such-site/hello/hello")
         .go()
-        .says("mirror://");
+        .exits(2)
+        .says("NIX_MIRRORS_no-such-site");
 }
 
 /// Neither the user's password nor a token in the query is printed anywhere, however it ends.

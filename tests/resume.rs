@@ -393,3 +393,25 @@ fn an_output_on_another_file_system() {
     assert_eq!(names_in(&world.spool()), [""; 0]);
     assert_eq!(mode(&output), 0o644);
 }
+
+/// On one file system the file that came is the output: nothing is written twice.
+#[test]
+fn a_large_download_is_written_once() {
+    let world = World::new();
+    world.server.route(
+        "/slow",
+        Answer::file(world.body.clone()).paced(256 * 1024, Duration::from_millis(50)),
+    );
+    let running = world.fetch("/slow").start();
+    crate::support::wait_until("half of it is there", || {
+        world.server.sent_bytes() > LEN as u64 / 2
+    });
+    let part = names_in(&world.spool())
+        .into_iter()
+        .find(|name| name.ends_with(".part"))
+        .unwrap();
+    let inode = fs_err::metadata(world.spool().join(part)).unwrap().ino();
+    running.wait().exits(0);
+    world.is_done();
+    assert_eq!(fs_err::metadata(world.env.out("big")).unwrap().ino(), inode);
+}

@@ -18,6 +18,7 @@ pub mod explain;
 pub mod fetch;
 pub mod git;
 mod landing;
+pub mod mirrors;
 pub mod net;
 mod output;
 pub mod places;

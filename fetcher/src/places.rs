@@ -18,6 +18,7 @@ use store_index::store_state::StoreState;
 
 use crate::discs::Discs;
 use crate::error::FetchError;
+use crate::source_url::SourceUrl;
 use crate::state::State;
 use store_index::path_text::printable;
 
@@ -39,6 +40,8 @@ pub struct Named {
     pub no_media: bool,
     /// No local source at all.
     pub no_local: bool,
+    /// Servers that name files by their hashes.
+    pub mirrors: Vec<SourceUrl>,
     /// The folder of what is kept between runs; `None` keeps nothing.
     pub state: Option<PathBuf>,
     /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
@@ -113,6 +116,8 @@ pub struct Places {
     pub media: Vec<Rc<MediumPlace>>,
     /// Media that nobody named.
     pub discs: Discs,
+    /// Servers that name files by their hashes.
+    pub mirrors: Vec<SourceUrl>,
     /// What is kept between runs.
     pub state: State,
     /// No local source at all.
@@ -128,6 +133,7 @@ impl Places {
         let mut places = Self {
             state: State::at(named.state.clone()),
             no_local: named.no_local,
+            mirrors: named.mirrors.clone(),
             ..Self::default()
         };
         if named.no_local {

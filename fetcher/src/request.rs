@@ -7,6 +7,7 @@ use store_index::hash_text::HashForm;
 use store_index::store_path::ItemName;
 
 use crate::git::Revision;
+use crate::mirrors::MirrorSites;
 use crate::source_url::SourceUrl;
 
 /// One content, where it goes and where the network has it.
@@ -26,6 +27,8 @@ pub struct Request {
     pub urls: Vec<SourceUrl>,
     /// URLs that name the content by its hash, as a derivation gives them: asked when `urls` have been.
     pub hashed_urls: Vec<SourceUrl>,
+    /// What the sites of `mirror://` URLs are, where they are not the built-in ones.
+    pub mirror_sites: MirrorSites,
     /// The repository and the commit whose tree is wanted.
     pub git: Option<GitSource>,
     /// Whether the owner's executable bit is asked for. A NAR hash decides by itself.

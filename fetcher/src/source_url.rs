@@ -193,6 +193,17 @@ impl SourceUrl {
         Ok(name.into_owned())
     }
 
+    /// Returns the URL of a path below this one, whether it ends in a slash or not.
+    pub(crate) fn join(&self, path: &str) -> Option<Self> {
+        let mut below = self.url.clone();
+        below
+            .path_segments_mut()
+            .ok()?
+            .pop_if_empty()
+            .extend(path.split('/'));
+        Self::from_url(below).ok()
+    }
+
     /// Returns the whole URL, secrets included: for the request, never for a message.
     pub(crate) const fn url(&self) -> &Url {
         &self.url

@@ -77,7 +77,7 @@ pub(crate) fn nothing_delivered(
         FetchError::usage(format!(
             "no usable URL is left for {what}, and no local source has it"
         ))
-        .with_hint("http:// and https:// URLs can be downloaded")
+        .with_hint("http://, https:// and mirror:// URLs can be downloaded")
     } else {
         not_found(&what, network.asked, offline)
     };
@@ -138,8 +138,9 @@ fn not_found(what: &str, asked: bool, offline: bool) -> FetchError {
 }
 
 fn only_unsupported(request: &Request) -> bool {
-    request
-        .urls
-        .iter()
-        .all(|url| matches!(url.scheme(), Scheme::Other(_)))
+    request.urls.iter().all(|url| match url.scheme() {
+        Scheme::Http | Scheme::Https => false,
+        Scheme::Mirror => request.mirror_sites.expand(url).is_empty(),
+        Scheme::Other(_) => true,
+    })
 }

@@ -68,6 +68,15 @@ impl Environment<'_> {
             .collect()
     }
 
+    /// Values of an option, else the words of its variable.
+    pub(super) fn words(&self, given: Vec<String>, name: &str) -> Result<Vec<String>, FetchError> {
+        if !given.is_empty() {
+            return Ok(given);
+        }
+        let value = self.text(name)?.unwrap_or_default();
+        Ok(value.split_whitespace().map(str::to_owned).collect())
+    }
+
     /// Returns the folder of what is kept between runs. A relative path counts as not set, as the specification of
     /// these variables has it.
     pub(super) fn state_folder(&self) -> Option<PathBuf> {

@@ -6,8 +6,10 @@ use clap::Args;
 use store_index::store_option::StoreOption;
 
 use super::Environment;
+use super::what::parse_url;
 use crate::error::FetchError;
 use crate::places::Named;
+use crate::source_url::SourceUrl;
 
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Where to look")]
@@ -21,6 +23,9 @@ pub(crate) struct PlaceArgs {
     /// A folder or medium [default: discs, images of discs and removable disks that are mounted]
     #[arg(long, value_name = "DIR")]
     media: Vec<PathBuf>,
+    /// A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
+    #[arg(long, value_name = "URL")]
+    mirror: Vec<String>,
     /// No store but those named
     #[arg(long)]
     no_store: bool,
@@ -66,9 +71,24 @@ impl PlaceArgs {
             no_store: environment.switch(self.no_store, "FETCH_NO_STORE")?,
             no_media: environment.switch(self.no_media, "FETCH_NO_MEDIA")?,
             no_local: environment.switch(self.no_local, "FETCH_NO_LOCAL")?,
+            mirrors: environment
+                .words(self.mirror, "FETCH_MIRROR")?
+                .iter()
+                .map(|text| mirror(text))
+                .collect::<Result<_, _>>()?,
             state: environment.state_folder(),
             builtin: false,
         };
         Ok((named, env_store))
     }
+}
+
+fn mirror(text: &str) -> Result<SourceUrl, FetchError> {
+    let url = parse_url(text)?;
+    if !url.is_http() {
+        return Err(FetchError::usage(format!(
+            "the mirror {url} cannot be asked: http:// or https:// is wanted"
+        )));
+    }
+    Ok(url)
 }

@@ -11,6 +11,7 @@ use store_index::store_path::ItemName;
 use super::Environment;
 use crate::error::FetchError;
 use crate::git::Revision;
+use crate::mirrors::MirrorSites;
 use crate::request::{GitSource, Request, Target};
 use crate::source_url::{NameError, SourceUrl};
 
@@ -19,7 +20,7 @@ const MAX_SHOWN_URL: usize = 200;
 
 #[derive(Debug, Args)]
 pub(super) struct WhatArgs {
-    /// Where the network has it, tried in this order: http:// and https://
+    /// Where the network has it, tried in this order: http://, https:// and mirror://SITE/PATH
     #[arg(value_name = "URL")]
     urls: Vec<String>,
     /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
@@ -91,6 +92,13 @@ impl WhatArgs {
             .iter()
             .map(|text| parse_url(text))
             .collect::<Result<Vec<_>, _>>()?;
+        let mut mirror_sites = MirrorSites::default();
+        for (site, _) in urls.iter().filter_map(SourceUrl::mirror) {
+            let own = environment.words(Vec::new(), &format!("NIX_MIRRORS_{site}"))?;
+            if !own.is_empty() {
+                mirror_sites.replace(site, own);
+            }
+        }
         let url_names: Vec<_> = match &git {
             Some(git) => vec![repository_name(&git.url)],
             None => urls.iter().map(SourceUrl::default_name).collect(),
@@ -141,6 +149,7 @@ impl WhatArgs {
             asked_names,
             urls,
             hashed_urls: Vec::new(),
+            mirror_sites,
             git,
             executable,
             target: Target::Stdout,
@@ -217,7 +226,7 @@ fn hash_error(error: &hash_text::HashError) -> FetchError {
 }
 
 /// Reads a URL. The message repeats the text only where it cannot hold a password or a token.
-fn parse_url(text: &str) -> Result<SourceUrl, FetchError> {
+pub(super) fn parse_url(text: &str) -> Result<SourceUrl, FetchError> {
     SourceUrl::parse(text).map_err(|error| {
         let shown = if text.contains(['@', '?']) || text.len() > MAX_SHOWN_URL {
             "a URL".to_owned()

@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, FetchError};
 use crate::landing::{Landing, NotIt};
 use crate::places::Places;
 use crate::report::{AttemptResult, Success};
-use crate::source::{self, Candidate, CandidatePlace};
+use crate::source::{self, Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging;
 use crate::state::{Claimed, Failures, Holder, Outcome, State};
@@ -118,7 +118,11 @@ impl Walk<'_> {
                         Attempted::NotIt(not_it) => not_it,
                     };
                     let is_last = not_it.retry.is_none() || entry.tries == MAX_TRIES;
-                    let outcome = outcome(&not_it, is_last || queue.budget().is_zero());
+                    let outcome = outcome(
+                        &entry.candidate,
+                        &not_it,
+                        is_last || queue.budget().is_zero(),
+                    );
                     self.remember(&failures, &entry.candidate, &outcome);
                     if let Some(retry) = not_it.retry {
                         queue.again(entry, retry, Instant::now(), chance());
@@ -266,8 +270,14 @@ fn pause_of_host(failures: &Failures, candidate: &Candidate) -> Option<Duration>
 
 /// What is remembered of an attempt that did not bring the content. What is asked again counts only for the pause that
 /// its server wants.
-fn outcome(not_it: &NotIt, is_last: bool) -> Outcome {
+fn outcome(candidate: &Candidate, not_it: &NotIt, is_last: bool) -> Outcome {
     match not_it.result {
+        // It may have another file tomorrow, and misses are the rule there.
+        AttemptResult::Absent if candidate.kind == SourceKind::HashedMirror => Outcome::Failed {
+            counts: false,
+            of_host: false,
+            pause: None,
+        },
         AttemptResult::Absent | AttemptResult::Mismatch => Outcome::Useless,
         _ => Outcome::Failed {
             counts: is_last,

@@ -5,6 +5,7 @@
 //! callers.
 
 mod error;
+mod netrc;
 mod range;
 mod redirect;
 mod tls;

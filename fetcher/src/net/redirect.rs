@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::error::NetError;
+use super::netrc;
 use crate::source_url::{SourceUrl, SourceUrlError};
 
 /// Where we are, and where we have been.
@@ -38,10 +39,14 @@ pub(super) const fn is_redirect(code: u16) -> bool {
 
 impl Route {
     pub(super) fn new(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
-        let credentials = start.has_credentials().then(|| Credentials {
-            user: decoded(start.url().username()),
-            password: start.url().password().map(decoded),
-        });
+        let credentials = if start.has_credentials() {
+            Some(Credentials {
+                user: decoded(start.url().username()),
+                password: start.url().password().map(decoded),
+            })
+        } else {
+            netrc::credentials(start.url())
+        };
         let current = bare(start.url().clone())?;
         let visited = HashSet::from([current.url().clone()]);
         Ok(Self {

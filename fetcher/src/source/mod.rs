@@ -7,6 +7,7 @@ mod absent;
 mod by_name;
 mod directories;
 mod git;
+mod hashed_mirror;
 mod ledger;
 mod links;
 mod media;
@@ -287,6 +288,9 @@ pub fn in_order<'a>(
         if directories::InDatabase::can_answer(request, store) {
             last.push(Box::new(directories::InDatabase::new(store)));
         }
+    }
+    for mirror in &places.mirrors {
+        last.push(Box::new(hashed_mirror::HashedMirror::new(mirror)));
     }
     for url in &request.urls {
         last.push(Box::new(url::Url::new(url)));

@@ -40,25 +40,31 @@ impl Source for Url {
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
-        match self.url.scheme() {
-            Scheme::Http | Scheme::Https => {}
-            Scheme::Mirror => {
-                return Lookup::Skipped("no mirrors are known for mirror:// URLs yet".into());
-            }
+        let urls = match self.url.scheme() {
+            Scheme::Http | Scheme::Https => vec![self.url.clone()],
+            Scheme::Mirror => request.mirror_sites.expand(&self.url),
             Scheme::Other(scheme) => {
                 return Lookup::Skipped(format!("the scheme {scheme}:// is not supported"));
             }
+        };
+        if urls.is_empty() {
+            let site = self.url.mirror().map_or("", |(site, _)| site);
+            return Lookup::Skipped(format!(
+                "no mirrors are known for this site; NIX_MIRRORS_{} may name some",
+                site.escape_debug()
+            ));
         }
         if matches!(request.address, ContentAddress::Git(git) if git.object() == GitObject::Tree) {
             return Lookup::Skipped("a URL delivers one file, and a directory is wanted".into());
         }
-        Lookup::Found(vec![Candidate {
+        let candidate = |url: SourceUrl| Candidate {
             kind: self.kind,
-            location: self.url.to_string(),
-            place: CandidatePlace::Url(self.url.clone()),
+            location: url.to_string(),
+            place: CandidatePlace::Url(url),
             names: KnownNames::NotGuarded,
             index: None,
-        }])
+        };
+        Lookup::Found(urls.into_iter().map(candidate).collect())
     }
 
     fn reservation(&self, request: &Request, state: &State) -> Option<String> {

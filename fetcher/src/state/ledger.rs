@@ -49,6 +49,10 @@ pub(crate) struct Delivery {
 impl Line {
     fn of(address: &ContentAddress, path: &Path, names: &[String]) -> io::Result<Self> {
         let metadata = fs_err::symlink_metadata(path)?;
+        if !metadata.is_file() {
+            // A tree can change without its root's showing it.
+            return Err(io::Error::other("only files are remembered"));
+        }
         Ok(Self {
             content: key(address),
             path: path_text::encode(path),

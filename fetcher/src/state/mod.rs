@@ -109,18 +109,33 @@ impl State {
     }
 }
 
-/// Makes the folder, and the one it lies in: nobody's home is made up.
+/// Makes the folder, and the one it lies in; nobody's home is made up. Only in a folder of ours: root with another
+/// user's `HOME` would else take the place of that user's own folder, and in /tmp everybody could have been first.
 fn make(path: &Path) -> io::Result<()> {
-    let mkdir = |path: &Path| match rustix::fs::mkdir(path, PRIVATE_FOLDER) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(io::Error::from(error)),
+    if open(path).is_ok() {
+        return Ok(());
+    }
+    let mkdir = |path: &Path| {
+        let Some(parent) = path.parent() else {
+            return Err(Errno::INVAL);
+        };
+        if rustix::fs::stat(parent)?.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(Errno::PERM);
+        }
+        match rustix::fs::mkdir(path, PRIVATE_FOLDER) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
     };
     match mkdir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(Errno::NOENT) => {
             path.parent().map_or(Ok(()), mkdir)?;
-            mkdir(path)
+            Ok(mkdir(path)?)
         }
-        made => made,
+        Err(Errno::PERM) => Err(io::Error::other(
+            "the folder it would lie in belongs to somebody else",
+        )),
+        made => Ok(made?),
     }
 }
 

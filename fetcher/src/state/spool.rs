@@ -216,6 +216,17 @@ pub(super) fn trim(spool: &OwnedFd, locks: &OwnedFd, own: Option<&str>, all: boo
             remove(spool, &entry.key);
         }
     }
+    // What is known of downloads that are long done.
+    for entry in old_first(spool, RECORD) {
+        let part = format!("{}{PART}", entry.key);
+        if (all || entry.age > MAX_AGE)
+            && rustix::fs::statat(spool, part, AtFlags::SYMLINK_NOFOLLOW).is_err()
+            && !is_own(&entry)
+            && let Ok(Ok(_lock)) = lock::lock(locks, &entry.key)
+        {
+            remove(spool, &entry.key);
+        }
+    }
     for entry in old_first(locks, LOCK) {
         if entry.age > MAX_AGE
             && !is_own(&entry)
