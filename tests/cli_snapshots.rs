@@ -49,9 +49,9 @@ fn help() {
     only the rest.
 
     Asked in this order: the output itself, the store under the expected names, its .links, local git
-    repositories, the store under any name, indexed folders and media, and last the URLs. Whatever is
-    found is hashed as it lands; only the right content becomes the output. Standard output carries the
-    output's path.
+    repositories, the store under any name, earlier downloads, indexed folders and media, and last the
+    mirrors and the URLs. Whatever is found is hashed as it lands; only the right content becomes the
+    output. Standard output carries the output's path.
 
     Usage: fetch [OPTIONS] [URL]...
            fetch <COMMAND>

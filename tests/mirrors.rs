@@ -41,7 +41,9 @@ fn sites_are_replaced_by_the_environment() {
         ])
         .go();
     assert!(
-        explained.stdout.contains("mirror://gnu/hello/hello-2.10"),
+        explained
+            .stdout
+            .contains("https://ftp.gnu.org/pub/gnu/hello/hello-2.10, https://"),
         "{explained}"
     );
     fs_err::remove_file(env.out("hello")).unwrap();

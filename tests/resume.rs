@@ -415,3 +415,74 @@ fn a_large_download_is_written_once() {
     world.is_done();
     assert_eq!(fs_err::metadata(world.env.out("big")).unwrap().ino(), inode);
 }
+
+/// Mirrors behind one redirector have validators of their own.
+#[test]
+fn a_validator_is_for_the_server_that_gave_it() {
+    let world = World::new();
+    let mirrors = [Server::start(), Server::start()];
+    for (mirror, tag) in mirrors.iter().zip(["one", "two"]) {
+        let file = Answer::file(world.body.clone()).header(&format!("ETag: \"{tag}\""));
+        mirror.route_in_turn("/big", [file.clone().cut_after(CUT), file]);
+    }
+    mirrors[1].route(
+        "/big",
+        Answer::file(world.body.clone()).header("ETag: \"two\""),
+    );
+    let to = |mirror: &Server| Answer::redirect(302, &mirror.url("/big"));
+    world
+        .server
+        .route_in_turn("/big", [to(&mirrors[0]), to(&mirrors[1])]);
+    world.fetch("/big").go().exits(5);
+    world.fetch("/big").go().exits(0);
+    world.is_done();
+    let [_, second] = &mirrors;
+    assert_eq!(second.requests()[0].header("if-range"), None);
+    assert_eq!(second.sent_bytes(), (LEN - CUT) as u64);
+}
+
+/// Killed at any moment of a download that is then copied elsewhere: the output is absent or right, and its folder clean.
+#[test]
+fn killed_on_the_way_to_another_file_system() {
+    const KILLS: u32 = 30;
+    let world = World::new();
+    let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
+        crate::support::skipped(
+            "killed_on_the_way_to_another_file_system",
+            "needs /dev/shm, which cannot be written here",
+        );
+        return;
+    };
+    world.server.route("/big", Answer::file(world.body.clone()));
+    let output = other.path().join("big");
+    let run = || {
+        world
+            .env
+            .fetch_hash(sri(&world.body))
+            .arg("-o")
+            .arg(&output)
+            .arg(world.server.url("/big"))
+            .once()
+    };
+    let started = std::time::Instant::now();
+    run().go().exits(0);
+    let whole = started.elapsed();
+    let mut killed = 0;
+    for kill in 0..KILLS {
+        if output.exists() {
+            fs_err::remove_file(&output).unwrap();
+        }
+        let running = run().start();
+        std::thread::sleep(whole * kill / KILLS);
+        running.signal(Signal::KILL);
+        killed += u32::from(running.wait().was_killed());
+        if output.exists() {
+            assert!(fs_err::read(&output).unwrap() == world.body, "kill {kill}");
+        }
+        run().go().exits(0);
+        assert!(fs_err::read(&output).unwrap() == world.body, "kill {kill}");
+        assert_eq!(names_in(other.path()), ["big"], "kill {kill}");
+        assert_eq!(names_in(&world.spool()), [""; 0], "kill {kill}");
+    }
+    assert!(killed >= KILLS / 4, "only {killed} kills came in time");
+}

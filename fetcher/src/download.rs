@@ -95,6 +95,9 @@ impl Downloader {
         let mut check = FileCheck::new(&request.address, request.executable, false, None);
         let from_bytes = partial.as_ref().map_or(0, |partial| partial.bytes);
         if let Some(partial) = &partial {
+            if let Some(length) = length {
+                watch.progress.set_total(length);
+            }
             check
                 .go_on_behind(partial.file(), from_bytes, watch)
                 .map_err(own_error)?;
@@ -213,7 +216,6 @@ impl BodySink for Landing<'_> {
             if let Some(length) = start.length_bytes {
                 disk::leave_reserve(&self.room.file, length - start.from_bytes)?;
             }
-            self.progress.advance(start.from_bytes);
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
         if self.room.is_in_spool()

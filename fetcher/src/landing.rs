@@ -505,14 +505,13 @@ impl<'a> Landing<'a> {
         match publish::file(staged, verified, place, self.force) {
             Ok(Published::Done) => Ok(()),
             Ok(Published::Taken) => self.accept_what_appeared(place),
-            Err(error) if in_spool && error.kind() == io::ErrorKind::CrossesDevices => {
-                self.publish_from_spool(executable)
-            }
+            // Another file system, or one that cannot rename so.
+            Err(_) if in_spool => self.publish_from_spool(executable),
             Err(error) => Err(self.write_error(&error)),
         }
     }
 
-    /// The spool lies on another file system: its file is copied, and hashed once more as it lands.
+    /// The file of the spool cannot be renamed to the output: it is copied, and hashed once more as it lands.
     fn publish_from_spool(&mut self, executable: bool) -> Result<(), FetchError> {
         let spooled = self.staged.take().expect("what is published has landed");
         let copied = self.copy_from_spool(&spooled.file, executable);

@@ -113,6 +113,7 @@ impl FileCheck {
     ) -> io::Result<()> {
         if self.landing.is_none() {
             self.bytes = bytes;
+            watch.progress.advance(bytes);
             return Ok(());
         }
         let mut buffer = vec![0; BUFFER_LEN];
@@ -124,7 +125,10 @@ impl FileCheck {
                 usize::try_from(bytes - self.bytes).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
             match staged.read_at(&mut buffer[..wanted], self.bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.update(&buffer[..count]),
+                Ok(count) => {
+                    self.update(&buffer[..count]);
+                    watch.progress.advance(count as u64);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

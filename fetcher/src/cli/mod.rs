@@ -41,8 +41,8 @@ Exit codes:
 /// Fetches content by hash: copies what this machine already has, under whatever name, and downloads only the rest.
 ///
 /// Asked in this order: the output itself, the store under the expected names, its .links, local git repositories, the
-/// store under any name, indexed folders and media, and last the URLs. Whatever is found is hashed as it lands; only the right content
-/// becomes the output. Standard output carries the output's path.
+/// store under any name, earlier downloads, indexed folders and media, and last the mirrors and the URLs. Whatever is
+/// found is hashed as it lands; only the right content becomes the output. Standard output carries the output's path.
 #[derive(Debug, Parser)]
 #[command(name = "fetch", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub struct Cli {

@@ -68,7 +68,18 @@ impl Source for Url {
     }
 
     fn reservation(&self, request: &Request, state: &State) -> Option<String> {
-        state.failures().describe(&self.url, &request.address)
+        let failures = state.failures();
+        if *self.url.scheme() != Scheme::Mirror {
+            return failures.describe(&self.url, &request.address);
+        }
+        let urls = request.mirror_sites.expand(&self.url);
+        let described = urls
+            .iter()
+            .map(|url| match failures.describe(url, &request.address) {
+                Some(reservation) => format!("{url} ({reservation})"),
+                None => url.to_string(),
+            });
+        Some(described.collect::<Vec<_>>().join(", "))
     }
 
     fn is_network(&self) -> bool {

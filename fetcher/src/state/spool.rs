@@ -281,3 +281,50 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
     entries
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Claimed, State};
+    use store_index::address::Method;
+
+    fn claim(state: &State, byte: u8) -> Claim {
+        let digest = Digest::sha256([byte; 32]);
+        let address = ContentAddress::new(Method::Flat, digest).unwrap();
+        match state.claim(&address) {
+            Claimed::Ours(claim) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Files with holes, as large as wanted.
+    #[test]
+    fn the_oldest_above_the_limit_go_and_what_is_locked_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(Some(folder.path().join("fetch")));
+        let like = tempfile::tempfile().unwrap();
+        let mut held = None;
+        // Days since it was touched, and whether somebody works at it.
+        for (byte, days, is_held) in [(1, 3, false), (2, 13, true), (3, 2, false), (4, 1, false)] {
+            let claim = claim(&state, byte);
+            let room = claim.begin(&like).unwrap();
+            room.file.set_len(4 << 30).unwrap();
+            let touched = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+            room.file.set_modified(touched).unwrap();
+            if is_held {
+                held = Some(claim);
+            }
+        }
+        let ours = claim(&state, 5);
+        trim(&ours.spool, &ours.locks, Some(&ours.key), false);
+        let mut left: Vec<_> = parts(&ours.spool)
+            .into_iter()
+            .map(|(key, _)| key[12..14].to_owned())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["02", "03", "04"]);
+        drop(held);
+        trim(&ours.spool, &ours.locks, Some(&ours.key), true);
+        assert_eq!(parts(&ours.spool), []);
+    }
+}
