@@ -244,3 +244,51 @@ fn old_partial_downloads_are_removed() {
 fn hex(body: &[u8]) -> String {
     crate::support::digest(store_index::digest::Algorithm::Sha256, body).to_hex()
 }
+
+/// `fetch cache verify` finds what has changed and looks the same.
+#[test]
+fn earlier_downloads_are_hashed_again() {
+    let env = TestEnv::new();
+    let server = Server::start();
+    for name in ["one", "two", "gone"] {
+        server.route(&format!("/{name}"), Answer::body(name));
+        env.fetch_hash(sri(name.as_bytes()))
+            .arg(server.url(&format!("/{name}")))
+            .go()
+            .exits(0);
+    }
+    fs_err::remove_file(env.out("gone")).unwrap();
+    let verify = || env.fetch(["cache", "verify"]).go();
+    let sound = verify().exits(0);
+    assert!(
+        sound
+            .stdout
+            .contains("2 earlier downloads are what they were, 1 are forgotten"),
+        "{sound}"
+    );
+    let time = fs_err::metadata(env.out("two"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    fs_err::write(env.out("two"), "owt").unwrap();
+    let file = fs_err::OpenOptions::new()
+        .write(true)
+        .open(env.out("two"))
+        .unwrap();
+    file.file().set_modified(time).unwrap();
+    let changed = verify().exits(1);
+    let two = env.out("two");
+    assert!(
+        changed.stdout.contains(two.to_str().unwrap())
+            && changed.stdout.contains("1 are forgotten"),
+        "{changed}"
+    );
+    verify().exits(0);
+    // The next request does not fall for it either way.
+    let report = env
+        .fetch_hash(sri(b"two"))
+        .args(["-o", "again"])
+        .arg(server.url("/two"))
+        .json(0);
+    assert_eq!(report.kind(), "url");
+}

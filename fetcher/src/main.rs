@@ -102,7 +102,9 @@ fn run(parsed: &Parsed) -> u8 {
             // Whoever closed the pipe has seen enough.
             print(&text).map_or(found, |()| found)
         }
-        (Invocation::Cache { task }, Ok(places)) => see_to_cache(*task, &places, parsed, &terminal),
+        (Invocation::Cache { task }, Ok(places)) => {
+            see_to_cache(*task, &places, parsed, watch, &terminal)
+        }
         (Invocation::Explain { .. } | Invocation::Cache { .. }, Err(error)) => {
             print_error(&terminal, &error);
             error.kind.exit_code()
@@ -111,11 +113,27 @@ fn run(parsed: &Parsed) -> u8 {
 }
 
 /// `fetch cache`.
-fn see_to_cache(task: CacheTask, places: &Places, parsed: &Parsed, terminal: &Terminal) -> u8 {
+fn see_to_cache(
+    task: CacheTask,
+    places: &Places,
+    parsed: &Parsed,
+    watch: Watch<'_>,
+    terminal: &Terminal,
+) -> u8 {
+    let mut code = exit_code::OK;
     let text = match task {
         CacheTask::Status if parsed.speech.json => places.state.usage().to_json() + "\n",
         CacheTask::Status => places.state.usage().to_text(),
         CacheTask::Gc { all } => places.state.collect(all).to_text(),
+        CacheTask::Verify => {
+            let checked = places.state.check(watch);
+            if watch.interrupted() {
+                code = exit_code::INTERRUPTED;
+            } else if !checked.is_sound() {
+                code = exit_code::CHANGED;
+            }
+            checked.to_text()
+        }
         CacheTask::Forget => match places.state.forget() {
             Ok(()) => String::new(),
             Err(error) => {
@@ -126,7 +144,7 @@ fn see_to_cache(task: CacheTask, places: &Places, parsed: &Parsed, terminal: &Te
         },
     };
     // Whoever closed the pipe has seen enough.
-    print(&text).map_or(exit_code::OK, |()| exit_code::OK)
+    print(&text).map_or(code, |()| code)
 }
 
 /// The first signal sets the flag, which ends the run in good order; the second ends it at once.

@@ -26,6 +26,8 @@ enum CacheCommand {
         #[arg(long)]
         all: bool,
     },
+    /// Hashes what was downloaded and still lies where it was put; ends with 1 if some of it has changed
+    Verify,
     /// Forgets what failed lately, and the pauses that servers asked for
     Forget,
 }
@@ -40,6 +42,8 @@ pub enum CacheTask {
         /// And what is not.
         all: bool,
     },
+    /// Hash what was delivered.
+    Verify,
     /// Forget failures.
     Forget,
 }
@@ -49,6 +53,7 @@ impl CacheArgs {
         let (task, report) = match self.command {
             CacheCommand::Status { report } => (CacheTask::Status, report),
             CacheCommand::Gc { all } => (CacheTask::Gc { all }, ReportArgs::default()),
+            CacheCommand::Verify => (CacheTask::Verify, ReportArgs::default()),
             CacheCommand::Forget => (CacheTask::Forget, ReportArgs::default()),
         };
         Ok(Parsed {

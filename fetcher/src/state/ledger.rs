@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 use store_index::path_text;
 
-use super::{State, key, open_file, open_folder, read_record};
+use super::{State, address, key, open_file, open_folder, read_record};
 
 /// Above this length in bytes a file loses its older half: 256 of them stay below 32 MiB.
 const MAX_BUCKET_BYTES: u64 = 128 * 1024;
@@ -164,13 +164,22 @@ fn forget_older_half(bucket: &mut File) -> io::Result<()> {
     rewrite(bucket, &lines[lines.len() / 2..])
 }
 
-/// Forgets deliveries that lie no more where they were, and returns how many.
-pub(super) fn forget_vanished(bucket: &mut File) -> io::Result<usize> {
+/// Forgets the deliveries of a bucket that lie no more where they were, and those that `is_right` rejects. Returns how
+/// many.
+pub(super) fn forget(
+    bucket: &mut File,
+    mut is_right: impl FnMut(&ContentAddress, &Delivery) -> bool,
+) -> io::Result<usize> {
     rustix::fs::flock(&*bucket, FlockOperation::LockExclusive)?;
     let lines = parse(&read_record(bucket)?);
     let kept: Vec<Line> = lines
         .iter()
-        .filter(|line| line.delivery().is_some())
+        .filter(|line| {
+            let address = address(&line.content);
+            address
+                .zip(line.delivery())
+                .is_some_and(|(address, delivery)| is_right(&address, &delivery))
+        })
         .cloned()
         .collect();
     if kept.len() < lines.len() {

@@ -24,13 +24,14 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use store_index::address::ContentAddress;
+use store_index::address::{ContentAddress, Method};
+use store_index::hash_text;
 use store_index::path_text::printable;
 
 pub(crate) use self::failures::{Failures, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
-pub use self::usage::{Collected, Usage};
+pub use self::usage::{Checked, Collected, Usage};
 
 /// Only the owner.
 const PRIVATE_FOLDER: Mode = Mode::from_raw_mode(0o700);
@@ -181,4 +182,12 @@ pub(crate) fn key(address: &ContentAddress) -> String {
         address.method().name(),
         address.digest().to_hex()
     )
+}
+
+/// Reads the address from what [`key`] makes of it.
+fn address(key: &str) -> Option<ContentAddress> {
+    let (algorithm, rest) = key.split_once('-')?;
+    let (method, hex) = rest.split_once('-')?;
+    let hash = hash_text::parse(&format!("{algorithm}:{hex}"), None).ok()?;
+    hash.into_address(Method::from_name(method)).ok()
 }

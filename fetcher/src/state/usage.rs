@@ -3,15 +3,20 @@
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::PathBuf;
 
 use rustix::fs::Dir;
 use serde::Serialize;
+use store_index::address::ContentAddress;
 use store_index::path_text::printable;
 use store_index::terminal::amount;
-use store_index::watch::Unit;
+use store_index::watch::{Unit, Watch};
 
+use super::ledger::Delivery;
 use super::{State, ledger, open_folder, spool};
+use crate::copy::{self, CopyError};
+use crate::publish;
+use crate::verify::{FileCheck, Verdict};
 
 /// How much is kept.
 #[derive(Debug, Serialize)]
@@ -44,6 +49,17 @@ pub struct Collected {
     pub partial_bytes: u64,
     /// Deliveries that lie no more where they were.
     pub deliveries: usize,
+}
+
+/// What hashing the deliveries again has shown.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// How many are what they were.
+    right: usize,
+    /// Those that have the same size and time, and another content.
+    wrong: Vec<PathBuf>,
+    /// How many are forgotten, those that are gone among them.
+    forgotten: usize,
 }
 
 impl State {
@@ -86,7 +102,7 @@ impl State {
             collected.partial_bytes = bytes(&before).saturating_sub(bytes(&after));
         }
         for mut bucket in self.buckets() {
-            collected.deliveries += ledger::forget_vanished(&mut bucket).unwrap_or_default();
+            collected.deliveries += ledger::forget(&mut bucket, |_, _| true).unwrap_or_default();
         }
         collected
     }
@@ -96,9 +112,31 @@ impl State {
         self.forget_failures()
     }
 
-    /// Returns the folder's path.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// Hashes what was delivered, as far as it still lies where it was, and forgets what is something else by now.
+    pub fn check(&self, watch: Watch<'_>) -> Checked {
+        let mut checked = Checked::default();
+        for mut bucket in self.buckets() {
+            let forgotten = ledger::forget(&mut bucket, |address, delivery| {
+                // What was not looked at is not forgotten.
+                if watch.interrupted() {
+                    return true;
+                }
+                match hashes_to(address, delivery, watch) {
+                    Ok(true) => {
+                        checked.right += 1;
+                        true
+                    }
+                    Ok(false) => {
+                        checked.wrong.push(delivery.path.clone());
+                        false
+                    }
+                    Err(CopyError::Interrupted) => true,
+                    Err(_unreadable) => false,
+                }
+            });
+            checked.forgotten += forgotten.unwrap_or_default();
+        }
+        checked
     }
 
     fn folder(&self, name: &str) -> Option<OwnedFd> {
@@ -118,6 +156,47 @@ impl State {
             .filter(|name| !name.starts_with('.'))
             .filter_map(|name| super::open_file(&folder, &name, rustix::fs::OFlags::empty()).ok())
             .collect()
+    }
+}
+
+/// Returns whether a file still has the content.
+fn hashes_to(
+    address: &ContentAddress,
+    delivery: &Delivery,
+    watch: Watch<'_>,
+) -> Result<bool, CopyError> {
+    let file = fs_err::File::open(&delivery.path).map_err(CopyError::Read)?;
+    let metadata = file.metadata().map_err(CopyError::Read)?;
+    let (file, size) = (file.into_file(), metadata.len());
+    let what = format!("checking {}", printable(&delivery.path));
+    watch.progress.begin(&what, Some(size), Unit::Bytes);
+    let executable = publish::is_executable(&metadata);
+    let check = FileCheck::new(address, false, executable, Some(size));
+    let verdict = copy::hash(&file, size, check, watch);
+    watch.progress.end();
+    Ok(matches!(verdict?, Verdict::Right(_)))
+}
+
+impl Checked {
+    /// Returns lines for people.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for path in &self.wrong {
+            writeln!(text, "{} has another content now", printable(path))
+                .expect("writing to a string cannot fail");
+        }
+        writeln!(
+            text,
+            "{} earlier downloads are what they were, {} are forgotten",
+            self.right, self.forgotten
+        )
+        .expect("writing to a string cannot fail");
+        text
+    }
+
+    /// Returns true if no file has changed without its size and time showing it.
+    pub fn is_sound(&self) -> bool {
+        self.wrong.is_empty()
     }
 }
 
