@@ -52,7 +52,7 @@ fn a_follower_says_whom_it_waits_for() {
     let body = noise(3, 4 << 20);
     let server = Server::with(
         "/big",
-        Answer::file(body.clone()).paced(STEP, Duration::from_millis(40)),
+        Answer::file(body.clone()).paced(STEP, Duration::from_millis(80)),
     );
     let leader = fetch(&env, &server, &body, "first")
         .arg(server.url("/big?token=t0ken"))
@@ -79,7 +79,8 @@ fn whoever_does_not_want_to_wait_is_told() {
     let body = noise(3, 4 << 20);
     let server = Server::with(
         "/big",
-        Answer::file(body.clone()).paced(STEP, Duration::from_millis(60)),
+        // Until it is killed.
+        Answer::file(body.clone()).paced(STEP, Duration::from_millis(500)),
     );
     let leader = fetch(&env, &server, &body, "first").start();
     wait_for_bytes(&server, STEP as u64);

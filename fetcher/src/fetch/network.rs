@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use store_index::path_text::printable;
 use store_index::watch::Unit;
 
-use super::queue::{MAX_TRIES, Next, Queue, spread};
+use super::queue::{Entry, Next, Queue, spread};
 use super::{Attempted, Walk};
 use crate::error::{ErrorKind, FetchError};
 use crate::landing::{Landing, NotIt};
@@ -74,7 +75,12 @@ impl Walk<'_> {
         if let Some(warning) = state.take_warning() {
             self.listener.warning(&warning);
         }
-        if wait.is_some_and(|wait| wait.end(self))
+        if wait.is_some() {
+            self.watch.progress.end();
+        }
+        // It may have been brought since the ledger was asked, whether that was waited for or not.
+        if claim.is_some()
+            && self.has_news(state)
             && let Some(mut ledger) = source::ledger(places)
             && let Some(done) = self.ask(&mut ledger, landing)?
         {
@@ -82,6 +88,17 @@ impl Walk<'_> {
         }
         landing.set_claim(claim);
         Ok(None)
+    }
+
+    /// Returns true if the ledger names a place that was not looked at.
+    fn has_news(&self, state: &State) -> bool {
+        let deliveries = state.deliveries(&self.request.address);
+        deliveries.iter().any(|delivery| {
+            let location = printable(&delivery.path);
+            let mut suspicious = self.suspicious.iter();
+            !self.tried.contains(&delivery.path)
+                && !suspicious.any(|candidate| candidate.location == location)
+        })
     }
 
     fn ask_all(
@@ -99,8 +116,7 @@ impl Walk<'_> {
                 Next::Over => return Ok(None),
                 Next::Wait(pause, location) => self.pause(pause, &location)?,
                 Next::TooLate(entry, pause) => {
-                    let budget = queue.budget();
-                    self.give_up(&entry.candidate, entry.tries, pause, budget);
+                    self.give_up(&entry, pause, queue.budget());
                 }
                 Next::Ask(mut entry) => {
                     // Another process may have been asked for a pause meanwhile.
@@ -117,12 +133,7 @@ impl Walk<'_> {
                         }
                         Attempted::NotIt(not_it) => not_it,
                     };
-                    let is_last = not_it.retry.is_none() || entry.tries == MAX_TRIES;
-                    let outcome = outcome(
-                        &entry.candidate,
-                        &not_it,
-                        is_last || queue.budget().is_zero(),
-                    );
+                    let outcome = outcome(&entry, &not_it);
                     self.remember(&failures, &entry.candidate, &outcome);
                     if let Some(retry) = not_it.retry {
                         queue.again(entry, retry, Instant::now(), chance());
@@ -153,33 +164,23 @@ impl Walk<'_> {
         }
     }
 
-    /// Says why a URL is not asked again. One that was not asked at all is trouble.
-    fn give_up(&mut self, candidate: &Candidate, tries: u32, pause: Duration, budget: Duration) {
-        if budget.is_zero() && tries > 0 {
-            return;
-        }
-        let reason = format!(
-            "its host is to be left alone for {} s, and {} s may be waited (--retry-budget)",
-            pause.as_secs_f64().ceil(),
-            budget.as_secs_f64().ceil()
-        );
-        if tries > 0 {
+    /// Says why a URL is not asked any more. One that was not asked at all is trouble.
+    fn give_up(&mut self, entry: &Entry, pause: Duration, budget: Duration) {
+        let Candidate { kind, location, .. } = &entry.candidate;
+        let (pause, left) = (pause.as_secs_f64().ceil(), budget.as_secs_f64().ceil());
+        let allowed = format!("and {left} s are left for waiting (--retry-budget)");
+        if entry.tries == 0 {
+            let reason = format!("its host is to be left alone for {pause} s, {allowed}");
+            self.network.asked = true;
+            self.network.trouble = Some(format!("{location}: {reason}"));
+            let unavailable = AttemptResult::Unavailable;
+            let now = Instant::now();
+            self.record(*kind, location.clone(), unavailable, Some(reason), 0, now);
+        } else if !self.policy.limits.retry_budget.is_zero() {
             self.watch.progress.note(&format!(
-                "{} is not asked again: {reason}",
-                candidate.location
+                "{location} is not asked again: that would be in {pause} s, {allowed}"
             ));
-            return;
         }
-        self.network.asked = true;
-        self.network.trouble = Some(format!("{}: {reason}", candidate.location));
-        self.record(
-            candidate.kind,
-            candidate.location.clone(),
-            AttemptResult::Unavailable,
-            Some(reason),
-            0,
-            Instant::now(),
-        );
     }
 
     fn remember(&self, failures: &Failures, candidate: &Candidate, outcome: &Outcome) {
@@ -249,12 +250,6 @@ impl Wait {
         std::thread::sleep(POLL_INTERVAL);
         Ok(())
     }
-
-    /// Returns true: there was somebody to wait for.
-    fn end(&self, walk: &Walk<'_>) -> bool {
-        walk.watch.progress.end();
-        true
-    }
 }
 
 fn url_of(candidate: &Candidate) -> Option<&SourceUrl> {
@@ -268,19 +263,20 @@ fn pause_of_host(failures: &Failures, candidate: &Candidate) -> Option<Duration>
     failures.pause(url_of(candidate)?)
 }
 
-/// What is remembered of an attempt that did not bring the content. What is asked again counts only for the pause that
-/// its server wants.
-fn outcome(candidate: &Candidate, not_it: &NotIt, is_last: bool) -> Outcome {
+/// What is remembered of an attempt that did not bring the content. A URL's failures count once a fetch.
+fn outcome(entry: &Entry, not_it: &NotIt) -> Outcome {
     match not_it.result {
         // It may have another file tomorrow, and misses are the rule there.
-        AttemptResult::Absent if candidate.kind == SourceKind::HashedMirror => Outcome::Failed {
-            counts: false,
-            of_host: false,
-            pause: None,
-        },
+        AttemptResult::Absent if entry.candidate.kind == SourceKind::HashedMirror => {
+            Outcome::Failed {
+                counts: false,
+                of_host: false,
+                pause: None,
+            }
+        }
         AttemptResult::Absent | AttemptResult::Mismatch => Outcome::Useless,
         _ => Outcome::Failed {
-            counts: is_last,
+            counts: entry.tries == 1,
             of_host: not_it.of_host,
             pause: not_it.retry.and_then(|retry| retry.at_least),
         },

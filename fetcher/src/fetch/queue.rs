@@ -11,7 +11,7 @@ use crate::net::Retry;
 use crate::source::Candidate;
 
 /// How often a URL is asked in all: what three pauses did not mend, a fourth rarely does.
-pub(super) const MAX_TRIES: u32 = 4;
+const MAX_TRIES: u32 = 4;
 
 /// The first pause: most resets and failed lookups are over by then.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);

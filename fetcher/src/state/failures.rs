@@ -67,7 +67,7 @@ pub(crate) enum Outcome {
     Useless,
     /// Something else.
     Failed {
-        /// It will not be asked again by this fetch.
+        /// It is the first failure of this URL in this fetch.
         counts: bool,
         /// The host is the cause, whatever it is asked for.
         of_host: bool,
