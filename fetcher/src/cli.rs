@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
-use store_index::address::Method;
+use store_index::address::{ContentAddress, Method};
 use store_index::digest::Algorithm;
 use store_index::hash_text;
 use store_index::store_option::StoreOption;
@@ -27,6 +27,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest URL that an error message repeats, in bytes.
 const MAX_SHOWN_URL: usize = 200;
+
+/// What nixpkgs calls the items of `fetchzip` and `fetchFromGitHub`.
+const UNPACKED_ITEM_NAME: &str = "source";
 
 const AFTER_HELP: &str = "\
 Each option has an environment variable FETCH_<OPTION> (FETCH_STORE, FETCH_OFFLINE=1, ...); lists of paths are \
@@ -109,6 +112,10 @@ struct WhatArgs {
     /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
     #[arg(long, value_name = "METHOD")]
     mode: Option<String>,
+    /// What the URL has is an archive (tar, plain or packed by gzip, xz, bzip2, zstd or lzip; zip; NAR): the hash is that of
+    /// what is in it, without a single top directory. Implies --mode nar; NAME keeps its ending
+    #[arg(long)]
+    unpack: bool,
     /// The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
     #[arg(long, value_name = "ALGORITHM")]
     hash_algo: Option<String>,
@@ -410,7 +417,9 @@ impl WhatArgs {
                 })
             });
         let git = git_source(self.git, self.rev, self.submodules, &self.urls, environment)?;
-        let method = method.transpose()?.or(git.as_ref().map(|_| Method::Nar));
+        let unpack = environment.switch(self.unpack, "FETCH_UNPACK")?;
+        let implied = (git.is_some() || unpack).then_some(Method::Nar);
+        let method = method.transpose()?.or(implied);
         let parsed =
             hash_text::parse(hash, algorithm.transpose()?).map_err(|error| hash_error(&error))?;
         let address = parsed
@@ -421,6 +430,9 @@ impl WhatArgs {
                 FetchError::usage("--git delivers a directory, which has no flat hash")
                     .with_hint("--mode nar is meant with --git unless --mode says otherwise"),
             );
+        }
+        if unpack {
+            check_unpack(&address, git.is_some(), executable, output)?;
         }
         if address.algorithm().is_weak() && address.method() != Method::Git {
             warnings.push(format!(
@@ -475,6 +487,9 @@ impl WhatArgs {
                 item_names.push(name);
             }
         }
+        if unpack && let Ok(source) = ItemName::new(UNPACKED_ITEM_NAME) {
+            item_names.push(source);
+        }
         let request = Request {
             address,
             form: parsed.form,
@@ -484,10 +499,42 @@ impl WhatArgs {
             urls,
             git,
             executable,
+            unpack,
             target: Target::Stdout,
         };
         Ok((request, warnings))
     }
+}
+
+/// What cannot be meant together with `--unpack`.
+fn check_unpack(
+    address: &ContentAddress,
+    git: bool,
+    executable: bool,
+    output: Option<&Path>,
+) -> Result<(), FetchError> {
+    if address.method() != Method::Nar {
+        let method = address.method().name();
+        let error = FetchError::usage(format!(
+            "--unpack delivers a tree, and the method is {method}"
+        ));
+        return Err(error.with_hint("the hash must be the NAR hash of what is in the archive"));
+    }
+    if git {
+        return Err(FetchError::usage("--unpack and --git exclude each other"));
+    }
+    if executable {
+        return Err(FetchError::usage(
+            "--unpack and --executable exclude each other: the archive says what is executable",
+        ));
+    }
+    if output == Some(Path::new("-")) {
+        return Err(FetchError::usage(
+            "--unpack delivers a tree, which cannot go to standard output",
+        )
+        .with_hint("say where it goes with -o PATH"));
+    }
+    Ok(())
 }
 
 /// Reads `--git`, `--rev` and `--submodules`.

@@ -1,5 +1,7 @@
 //! One candidate lands in the room beside the output, is hashed on the way, and is published if it is right.
 
+mod archive;
+
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -133,24 +135,38 @@ impl<'a> Landing<'a> {
                 })?;
                 Ok(landed)
             }
+            CandidatePlace::Url(url) if self.request.unpack => self.land_archive(candidate, url),
             CandidatePlace::Url(url) => {
-                let what = format!("downloading {}", candidate.location);
-                self.watch.progress.begin(&what, None, Unit::Bytes);
-                let landed = self
-                    .downloader
-                    .land(url, self.request, &self.staged.file, self.watch);
-                self.watch.progress.end();
-                let reason = match landed {
-                    Ok(verdict) => return self.judge_body(url, verdict),
-                    Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
-                    Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
-                    Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
-                    Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
-                    Err(DownloadError::Trouble(reason)) => {
-                        NotIt::new(AttemptResult::Failed, reason)
-                    }
-                };
-                Ok(Landed::NotIt(reason))
+                let landed = self.download(candidate, |downloader, staged, request, watch| {
+                    downloader.land(url, request, staged, watch)
+                })?;
+                match landed {
+                    Ok(verdict) => self.judge_body(url, verdict),
+                    Err(not_it) => Ok(Landed::NotIt(not_it)),
+                }
+            }
+        }
+    }
+
+    /// Downloads into the staging file, which is empty.
+    fn download<T>(
+        &mut self,
+        candidate: &Candidate,
+        get: impl FnOnce(&mut Downloader, &File, &Request, Watch<'_>) -> Result<T, DownloadError>,
+    ) -> Result<Result<T, NotIt>, FetchError> {
+        let what = format!("downloading {}", candidate.location);
+        self.watch.progress.begin(&what, None, Unit::Bytes);
+        let staged = &self.staged.file;
+        let landed = get(&mut self.downloader, staged, self.request, self.watch);
+        self.watch.progress.end();
+        match landed {
+            Ok(landed) => Ok(Ok(landed)),
+            Err(DownloadError::Interrupted) => Err(FetchError::interrupted()),
+            Err(DownloadError::Write(error)) => Err(self.write_error(&error)),
+            Err(DownloadError::Local(reason)) => Err(FetchError::local(reason)),
+            Err(DownloadError::Gone(reason)) => Ok(Err(NotIt::new(AttemptResult::Absent, reason))),
+            Err(DownloadError::Trouble(reason)) => {
+                Ok(Err(NotIt::new(AttemptResult::Failed, reason)))
             }
         }
     }
@@ -315,6 +331,16 @@ impl<'a> Landing<'a> {
             .begin(&format!("{verb} {}", candidate.location), None, Unit::Bytes);
         let filled = fill(target);
         self.watch.progress.end();
+        self.judge_tree(staged, place, filled)
+    }
+
+    /// Publishes a staged tree if it is right. The number is passed on.
+    fn judge_tree(
+        &self,
+        staged: StagedTree,
+        place: &Place,
+        filled: Result<(Verdict, u64), TreeError>,
+    ) -> Result<(Landed, u64), FetchError> {
         let reason = match filled {
             Ok((Verdict::Right(verified), metadata)) => {
                 let bytes = verified.bytes();
@@ -344,7 +370,7 @@ impl<'a> Landing<'a> {
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
         };
-        no(reason)
+        Ok((Landed::NotIt(reason), 0))
     }
 
     /// A symbolic link has a NAR hash of its own; it is never followed.
