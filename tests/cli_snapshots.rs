@@ -70,7 +70,11 @@ fn help() {
 
           --mode <METHOD>
               What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git
-              [default: flat; nar with --git]
+              [default: flat; nar with --git or --unpack]
+
+          --unpack
+              Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of the tree in it,
+              without a single top directory; the default NAME keeps its ending
 
           --hash-algo <ALGORITHM>
               The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
@@ -141,7 +145,7 @@ fn help() {
               Give up when less than 1 KiB/s came for so long [default: 30]
 
           --max-bytes <BYTES>
-              Longest download [default: 68719476736, 64 GiB]
+              Longest download, and the most that is unpacked from one [default: 68719476736, 64 GiB]
 
     Output:
           --json

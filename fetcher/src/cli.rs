@@ -109,11 +109,11 @@ struct WhatArgs {
     /// Where the network has it, tried in this order: http:// and https://
     #[arg(value_name = "URL")]
     urls: Vec<String>,
-    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
+    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git or --unpack]
     #[arg(long, value_name = "METHOD")]
     mode: Option<String>,
-    /// What the URL has is an archive (tar, plain or packed by gzip, xz, bzip2, zstd or lzip; zip; NAR): the hash is that of
-    /// what is in it, without a single top directory. Implies --mode nar; NAME keeps its ending
+    /// Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of the tree in it, without a single top directory;
+    /// the default NAME keeps its ending
     #[arg(long)]
     unpack: bool,
     /// The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
@@ -133,9 +133,9 @@ struct WhatArgs {
     submodules: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Where to look")]
-struct PlaceArgs {
+pub(crate) struct PlaceArgs {
     /// A store; paths are computed with DIR, files read below REAL [default: $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
     #[arg(long, value_name = "DIR[=REAL]")]
     store: Vec<String>,
@@ -156,9 +156,9 @@ struct PlaceArgs {
     no_local: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
-struct NetworkArgs {
+pub(crate) struct NetworkArgs {
     /// Open no socket
     #[arg(long)]
     offline: bool,
@@ -174,7 +174,7 @@ struct NetworkArgs {
     /// Give up when less than 1 KiB/s came for so long [default: 30]
     #[arg(long, value_name = "SECONDS")]
     stall_timeout: Option<String>,
-    /// Longest download [default: 68719476736, 64 GiB]
+    /// Longest download, and the most that is unpacked from one [default: 68719476736, 64 GiB]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<String>,
 }
@@ -252,7 +252,7 @@ impl std::fmt::Debug for Environment<'_> {
 
 impl Environment<'_> {
     /// A variable; empty counts as not set.
-    fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
         match (self.0)(name).filter(|value| !value.is_empty()) {
             None => Ok(None),
             Some(value) => value
@@ -284,7 +284,7 @@ impl Environment<'_> {
         }
     }
 
-    fn paths(&self, given: Vec<PathBuf>, name: &str) -> Vec<PathBuf> {
+    pub(crate) fn paths(&self, given: Vec<PathBuf>, name: &str) -> Vec<PathBuf> {
         if !given.is_empty() {
             return given;
         }
@@ -339,6 +339,7 @@ impl FetchArgs {
             force: environment.switch(self.force, "FETCH_FORCE")?,
             stale_hash: self.network.stale_hash(environment)?,
             limits: self.network.limits(environment)?,
+            leave_wrong: false,
         };
         let (places, env_store) = self.places.interpret(environment)?;
         let invocation = Invocation::Fetch {
@@ -497,6 +498,7 @@ impl WhatArgs {
             item_names,
             asked_names,
             urls,
+            hashed_urls: Vec::new(),
             git,
             executable,
             unpack,
@@ -617,7 +619,7 @@ fn parse_url(text: &str) -> Result<SourceUrl, FetchError> {
 }
 
 impl PlaceArgs {
-    fn interpret(
+    pub(crate) fn interpret(
         self,
         environment: &Environment<'_>,
     ) -> Result<(Named, Option<String>), FetchError> {
@@ -650,6 +652,7 @@ impl PlaceArgs {
             no_store: environment.switch(self.no_store, "FETCH_NO_STORE")?,
             no_media: environment.switch(self.no_media, "FETCH_NO_MEDIA")?,
             no_local: environment.switch(self.no_local, "FETCH_NO_LOCAL")?,
+            builtin: false,
         };
         Ok((named, env_store))
     }
@@ -670,7 +673,7 @@ impl NetworkArgs {
         }
     }
 
-    fn limits(&self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
+    pub(crate) fn limits(&self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
         let mut limits = Limits::default();
         let seconds = |option: &Option<String>,
                        variable: &str,

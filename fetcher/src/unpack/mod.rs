@@ -28,7 +28,7 @@ use input::Input;
 use stream::Codec;
 use writer::Writer;
 
-pub(crate) use strip::judge;
+pub(crate) use strip::{judge, strip_single_root};
 pub(crate) use writer::ROOT_NAME;
 
 /// How much of what comes out is looked at to tell what it is, in bytes: a tar header.
@@ -120,7 +120,7 @@ impl Stop {
     }
 }
 
-/// Unpacks the file `archive`, which its URL calls `name`, into the empty directory `target`: tar, plain or packed by
+/// Unpacks the file `archive`, whose name or URL without query is `name`, into the empty directory `target`: tar, plain or packed by
 /// gzip, xz, bzip2, zstd or lzip; zip; NAR, plain or packed. What it begins with decides; the name only where that says
 /// nothing. At most `max_bytes` come out.
 pub(crate) fn unpack(

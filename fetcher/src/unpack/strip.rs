@@ -93,6 +93,14 @@ fn exists(directory: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     }
 }
 
+/// Takes a single root away, if there is one.
+pub(crate) fn strip_single_root(staged: &OwnedFd) -> io::Result<()> {
+    match single_root(staged)? {
+        Some((name, root)) => strip(staged, &name, &root),
+        None => Ok(()),
+    }
+}
+
 /// Moves what is in the root up, in place of the root.
 fn strip(staged: &OwnedFd, name: &CString, root: &OwnedFd) -> io::Result<()> {
     // An entry of the root may have the root's own name.

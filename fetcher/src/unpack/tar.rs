@@ -26,7 +26,7 @@ pub(super) fn is_header(block: &[u8]) -> bool {
 
 /// Returns whether this block ends an archive.
 pub(super) fn is_end(block: &[u8]) -> bool {
-    block.len() == BLOCK_LEN && block.iter().all(|&byte| byte == 0)
+    block == [0; BLOCK_LEN]
 }
 
 /// Returns whether a file of this name should be a tar archive, packed or not.
