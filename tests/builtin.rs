@@ -42,6 +42,7 @@ fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Reques
         mirror_sites: fetcher::mirrors::MirrorSites::default(),
         git: None,
         executable: false,
+        unpack: false,
         target: Target::Given(env.out("given")),
     }
 }

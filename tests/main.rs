@@ -17,3 +17,4 @@ mod resume;
 mod retries;
 mod several;
 mod support;
+mod unpack;

@@ -91,43 +91,82 @@ impl Downloader {
         claim: Option<&Claim>,
         watch: Watch<'_>,
     ) -> Result<Verdict, DownloadError> {
-        let length = claim.and_then(Claim::length);
         let mut check = FileCheck::new(&request.address, request.executable, false, None);
-        let from_bytes = partial.as_ref().map_or(0, |partial| partial.bytes);
         if let Some(partial) = &partial {
-            if let Some(length) = length {
+            if let Some(length) = claim.and_then(Claim::length) {
                 watch.progress.set_total(length);
             }
             check
-                .go_on_behind(partial.file(), from_bytes, watch)
+                .go_on_behind(partial.file(), partial.bytes, watch)
                 .map_err(own_error)?;
         }
         let mut landing = Landing {
+            url,
             room,
             claim,
             partial,
-            check,
-            request,
+            check: Some((check, request)),
             progress: watch.progress,
             unlooked_bytes: None,
         };
-        if from_bytes > 0 && length == Some(from_bytes) {
-            // All had come when the last run ended.
-            landing.go_on().map_err(own_error)?;
-        } else {
-            let validator_of = |url: &SourceUrl| claim.and_then(|claim| claim.validator(url));
-            let resume = (from_bytes > 0).then_some(Resume {
-                from_bytes,
-                validator_of: &validator_of,
-            });
-            let client = match &mut self.client {
-                Some(client) => client,
-                none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
-            };
-            client.get(url, resume, &mut landing, watch.interrupt)?;
-        }
+        self.get(&mut landing, watch)?;
         let Landing { room, check, .. } = landing;
+        let (check, _) = check.expect("the check stays");
         check.finish(&room.file).map_err(DownloadError::Write)
+    }
+
+    /// Downloads what is to be unpacked. `room` is empty; what it is afterwards has the archive. Returns its length in
+    /// bytes, and whether it was put together from several answers.
+    pub(crate) fn land_archive(
+        &mut self,
+        url: &SourceUrl,
+        room: &mut StagedFile,
+        claim: Option<&Claim>,
+        watch: Watch<'_>,
+    ) -> Result<(u64, bool), DownloadError> {
+        // Several archives have the same content: only one of that name is gone on with.
+        let partial = claim
+            .filter(|claim| claim.is_of(url))
+            .and_then(Claim::partial);
+        let is_spliced = partial.is_some();
+        let mut landing = Landing {
+            url,
+            room,
+            claim,
+            partial,
+            check: None,
+            progress: watch.progress,
+            unlooked_bytes: None,
+        };
+        self.get(&mut landing, watch)?;
+        let metadata = room.file.metadata().map_err(DownloadError::Write)?;
+        Ok((metadata.len(), is_spliced))
+    }
+
+    /// Gets the rest of what is there, or the whole.
+    fn get(&mut self, landing: &mut Landing<'_>, watch: Watch<'_>) -> Result<(), DownloadError> {
+        let (url, claim) = (landing.url, landing.claim);
+        let from_bytes = landing.partial.as_ref().map(|partial| partial.bytes);
+        if from_bytes.is_some() && claim.and_then(Claim::length) == from_bytes {
+            // All had come when the last run ended.
+            return landing.go_on().map_err(own_error);
+        }
+        let validator_of = |url: &SourceUrl| claim.and_then(|claim| claim.validator(url));
+        let resume = from_bytes.map(|from_bytes| Resume {
+            from_bytes,
+            validator_of: &validator_of,
+        });
+        let client = match &mut self.client {
+            Some(client) => client,
+            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
+        };
+        client.get(url, resume, landing, watch.interrupt)?;
+        Ok(())
+    }
+
+    /// Returns the most bytes that a download may have, and what is unpacked from one.
+    pub(crate) const fn max_bytes(&self) -> u64 {
+        self.limits.max_bytes
     }
 }
 
@@ -157,13 +196,14 @@ impl From<NetError> for DownloadError {
 }
 
 struct Landing<'a> {
+    /// What is asked, before any redirect.
+    url: &'a SourceUrl,
     room: &'a mut StagedFile,
     claim: Option<&'a Claim>,
     /// What is there and was not gone on with yet.
     partial: Option<Partial>,
-    /// Has seen what is there.
-    check: FileCheck,
-    request: &'a Request,
+    /// Has seen what is there; `None` for what is hashed only once it is unpacked.
+    check: Option<(FileCheck, &'a Request)>,
     progress: &'a dyn Progress,
     /// How much came since the disk was looked at, where nobody said how much will come.
     unlooked_bytes: Option<u64>,
@@ -181,12 +221,9 @@ impl Landing<'_> {
     /// Makes the place where a whole body lands.
     fn begin(&mut self, length: Option<u64>) -> io::Result<()> {
         self.partial = None;
-        self.check = FileCheck::new(
-            &self.request.address,
-            self.request.executable,
-            false,
-            length,
-        );
+        if let Some((check, request)) = &mut self.check {
+            *check = FileCheck::new(&request.address, request.executable, false, length);
+        }
         let Some(claim) = self.claim else {
             return Ok(());
         };
@@ -221,7 +258,7 @@ impl BodySink for Landing<'_> {
         if self.room.is_in_spool()
             && let Some(claim) = self.claim
         {
-            claim.note(&start.url, start.length_bytes, start.validator.clone());
+            claim.note(self.url, start);
         }
         Ok(())
     }
@@ -236,7 +273,9 @@ impl BodySink for Landing<'_> {
             }
         }
         staged.write_all(chunk)?;
-        self.check.update(chunk);
+        if let Some((check, _)) = &mut self.check {
+            check.update(chunk);
+        }
         self.progress.advance(chunk.len() as u64);
         Ok(())
     }

@@ -31,5 +31,6 @@ pub mod staging;
 pub mod stale_hash;
 pub mod state;
 mod tree_copy;
+mod unpack;
 mod verdict;
 pub mod verify;

@@ -25,6 +25,7 @@ use store_index::digest::Digest;
 
 use super::lock::{self, Claim};
 use super::{key, open_file, open_folder, read_record};
+use crate::net::BodyStart;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
 
@@ -68,6 +69,8 @@ struct Record {
     version: u32,
     /// The length of the whole in bytes, as the last server announced it.
     length: Option<u64>,
+    /// The last part of the URL that was asked, hashed like the others.
+    name: Option<String>,
     /// Validators by URL; those may carry tokens, so their hashes stand here.
     validators: BTreeMap<String, String>,
 }
@@ -139,15 +142,16 @@ impl Claim {
     }
 
     /// Remembers what a server says of the file it begins to send.
-    pub(crate) fn note(&self, url: &SourceUrl, length: Option<u64>, validator: Option<String>) {
+    pub(crate) fn note(&self, asked: &SourceUrl, start: &BodyStart) {
         let mut record = self.record();
         record.version = RECORD_VERSION;
-        record.length = length;
-        record.validators.remove(&url_key(url));
-        if let Some(validator) = validator
+        record.length = start.length_bytes;
+        record.name = name_key(asked);
+        record.validators.remove(&url_key(&start.url));
+        if let Some(validator) = start.validator.clone()
             && record.validators.len() < MAX_VALIDATORS
         {
-            record.validators.insert(url_key(url), validator);
+            record.validators.insert(url_key(&start.url), validator);
         }
         let name = format!("{}{RECORD}", self.key);
         let written = open_file(&self.spool, &name, OFlags::CREATE | OFlags::TRUNC)
@@ -155,6 +159,12 @@ impl Claim {
             .and_then(|mut file| file.write_all(&serde_json::to_vec(&record)?));
         // Without it, the rest is asked for without a validator.
         drop(written);
+    }
+
+    /// Returns whether what has come is a file of the same name.
+    pub(crate) fn is_of(&self, url: &SourceUrl) -> bool {
+        let name = name_key(url);
+        name.is_some() && self.record().name == name
     }
 
     /// Returns what a URL gave to tell this version of its file from others.
@@ -186,6 +196,11 @@ impl super::State {
         let stat = rustix::fs::statat(&spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         u64::try_from(stat.st_size).ok()
     }
+}
+
+fn name_key(url: &SourceUrl) -> Option<String> {
+    let name = url.default_name().ok()?;
+    Some(Digest::sha256(store_index::digest::sha256(name.as_bytes())).to_hex())
 }
 
 /// Names a URL, which may carry a token, by its hash.
