@@ -40,6 +40,14 @@ impl Downloader {
         }
     }
 
+    /// Returns the network stack.
+    pub(crate) fn client(&mut self) -> Result<&Client, DownloadError> {
+        Ok(match &mut self.client {
+            Some(client) => client,
+            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
+        })
+    }
+
     /// Downloads into the empty file `staged` and compares.
     pub(crate) fn land(
         &mut self,
@@ -48,10 +56,7 @@ impl Downloader {
         staged: &File,
         watch: Watch<'_>,
     ) -> Result<Verdict, DownloadError> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
-        };
+        let client = self.client()?;
         let check = FileCheck::new(&request.address, request.executable, false, None);
         let mut landing = Landing {
             staged,

@@ -37,6 +37,8 @@ pub struct Policy {
     pub limits: Limits,
     /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
     pub leave_wrong: bool,
+    /// A folder of our own for repositories; `None` if nothing is kept.
+    pub git_cache: Option<PathBuf>,
 }
 
 /// Fetches.
@@ -325,8 +327,11 @@ impl Walk<'_> {
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
         let started = Instant::now();
-        let is_url = matches!(candidate.place, CandidatePlace::Url(_));
-        self.network.asked |= is_url;
+        let is_remote = matches!(
+            candidate.place,
+            CandidatePlace::Url(_) | CandidatePlace::Clone(_)
+        );
+        self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());
         match landing.land(candidate)? {
             Landed::Delivered { bytes, executable } => Ok(Some(
@@ -334,7 +339,7 @@ impl Walk<'_> {
             )),
             Landed::NotIt(not_it) => {
                 match not_it.result {
-                    AttemptResult::Mismatch if is_url => {
+                    AttemptResult::Mismatch if is_remote => {
                         let wrong = WrongBody {
                             location: location.clone(),
                             got: not_it.got,
@@ -343,7 +348,7 @@ impl Walk<'_> {
                         };
                         self.network.wrong.get_or_insert(wrong);
                     }
-                    AttemptResult::Failed if is_url => {
+                    AttemptResult::Failed if is_remote => {
                         self.network.trouble = Some(format!("{location}: {}", not_it.reason));
                     }
                     _ => {}

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node, Reach};
@@ -17,10 +17,12 @@ use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::fetch::Policy;
+use crate::git::Checkout;
+use crate::git::remote::{self, Room};
 use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
-use crate::request::{Request, Target};
+use crate::request::{GitSource, Request, Target};
 use crate::source::{Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile, StagedTree};
@@ -84,6 +86,7 @@ pub(crate) struct Landing<'a> {
     /// The room for files; `None` while a tree has it.
     staged: Option<StagedFile>,
     downloader: Downloader,
+    git_cache: Option<PathBuf>,
     leave_wrong: bool,
     /// The first wrong body of the request's own URLs, and whence.
     wrong: Option<(File, String)>,
@@ -107,6 +110,7 @@ impl<'a> Landing<'a> {
             place,
             staged: None,
             downloader: Downloader::new(policy.limits),
+            git_cache: policy.git_cache.clone(),
             leave_wrong: policy.leave_wrong,
             wrong: None,
         };
@@ -152,14 +156,9 @@ impl<'a> Landing<'a> {
             }
             // Nothing but a directory comes of it, whichever.
             CandidatePlace::Checkout(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
-            CandidatePlace::Checkout(checkout) => {
-                let (request, watch) = (self.request, self.watch);
-                let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
-                    tree_copy::check_out(&request.address, checkout, target, watch)
-                        .map(|verdict| (verdict, 0))
-                })?;
-                Ok(landed)
-            }
+            CandidatePlace::Checkout(checkout) => self.land_checkout(candidate, checkout),
+            CandidatePlace::Clone(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
+            CandidatePlace::Clone(source) => self.land_clone(candidate, source),
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
                 self.watch.progress.begin(&what, None, Unit::Bytes);
@@ -171,19 +170,72 @@ impl<'a> Landing<'a> {
                     .downloader
                     .land(url, self.request, &room.file, self.watch);
                 self.watch.progress.end();
-                let reason = match landed {
-                    Ok(verdict) => return self.judge_body(candidate, url, verdict),
-                    Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
-                    Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
-                    Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
-                    Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
-                    Err(DownloadError::Trouble(reason)) => {
-                        NotIt::new(AttemptResult::Failed, reason)
-                    }
-                };
-                Ok(Landed::NotIt(reason))
+                match landed {
+                    Ok(verdict) => self.judge_body(candidate, url, verdict),
+                    Err(error) => self.judge_download_error(error),
+                }
             }
         }
+    }
+
+    fn judge_download_error(&self, error: DownloadError) -> Result<Landed, FetchError> {
+        let reason = match error {
+            DownloadError::Interrupted => return Err(FetchError::interrupted()),
+            DownloadError::Write(error) => return Err(self.write_error(&error)),
+            DownloadError::Local(reason) => return Err(FetchError::local(reason)),
+            DownloadError::Gone(reason) => NotIt::new(AttemptResult::Absent, reason),
+            DownloadError::Trouble(reason) => NotIt::new(AttemptResult::Failed, reason),
+        };
+        Ok(Landed::NotIt(reason))
+    }
+
+    /// Fetches a commit into a repository of our own, and checks it out.
+    fn land_clone(
+        &mut self,
+        candidate: &Candidate,
+        source: &GitSource,
+    ) -> Result<Landed, FetchError> {
+        let Some(place) = &self.place else {
+            return Err(no_bytes_for_stdout());
+        };
+        let room = Room::new(self.git_cache.as_deref(), place);
+        let mut room = room.map_err(|error| self.write_error(&error))?;
+        let what = format!("fetching {}", candidate.location);
+        self.watch.progress.begin(&what, None, Unit::Bytes);
+        let watch = self.watch;
+        let client = self.downloader.client();
+        let fetched = client.and_then(|client| remote::fetch(source, &mut room, client, watch));
+        self.watch.progress.end();
+        let (checkouts, bytes) = match fetched {
+            Ok(fetched) => fetched,
+            Err(error) => return self.judge_download_error(error),
+        };
+        let mut answer = None;
+        for checkout in checkouts {
+            // What is said of a wrong tree is said of the likeliest.
+            match self.land_checkout(candidate, &checkout)? {
+                Landed::NotIt(mut wrong) => {
+                    wrong.bytes = bytes;
+                    answer.get_or_insert(wrong);
+                }
+                delivered @ Landed::Delivered { .. } => return Ok(delivered),
+            }
+        }
+        let none = || NotIt::new(AttemptResult::Absent, "it has no such commit");
+        Ok(Landed::NotIt(answer.unwrap_or_else(none)))
+    }
+
+    fn land_checkout(
+        &mut self,
+        candidate: &Candidate,
+        checkout: &Checkout,
+    ) -> Result<Landed, FetchError> {
+        let (request, watch) = (self.request, self.watch);
+        let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
+            tree_copy::check_out(&request.address, checkout, target, watch)
+                .map(|verdict| (verdict, 0))
+        })?;
+        Ok(landed)
     }
 
     fn land_local(

@@ -68,11 +68,11 @@ pub(crate) fn nothing_delivered(
             format!("cannot download {what}\n  {trouble}"),
         )
         .with_hint("try again later, or give another URL")
-    } else if !offline && request.git.is_some() {
+    } else if !offline && !network.asked && request.git.is_some() {
         FetchError::usage(format!(
-            "no local repository has {what}, and repositories cannot be cloned yet"
+            "no local repository has {what}, and the URL of --git cannot be fetched from"
         ))
-        .with_hint("clone it yourself, and name the folder it is in with --media")
+        .with_hint("https://, http://, git:// and ssh:// URLs can be fetched from; a folder with a repository is named with --media")
     } else if !offline && !request.urls.is_empty() && only_unsupported(request) {
         FetchError::usage(format!(
             "no usable URL is left for {what}, and no local source has it"

@@ -14,9 +14,11 @@ mod inflate;
 mod objects;
 mod pack;
 mod references;
+pub(crate) mod remote;
 mod repository;
 mod revision;
 
+pub(crate) use checkout::Submodules;
 pub use checkout::{Checkout, Form};
 pub(crate) use discover::discover;
 pub(crate) use folder::Folder;

@@ -5,6 +5,7 @@
 
 mod error;
 mod redirect;
+mod stream;
 mod tls;
 mod transfer;
 mod wait;
@@ -22,6 +23,7 @@ use tokio::runtime::Runtime;
 use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase};
 use self::redirect::{Route, is_redirect};
+pub(crate) use self::stream::Answer;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
 

@@ -2,7 +2,8 @@
 
 use store_index::watch::Watch;
 
-use super::{Lookup, Source, SourceKind};
+use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
+use crate::git::remote;
 use crate::request::{GitSource, Request};
 
 #[derive(Debug)]
@@ -28,9 +29,19 @@ impl Source for Git {
     }
 
     fn look_up(&mut self, _request: &Request, _watch: Watch<'_>) -> Lookup {
-        Lookup::Skipped(
-            "repositories cannot be cloned yet; one in a folder named with --media is used".into(),
-        )
+        if !remote::is_supported(&self.source.url) {
+            let scheme = self.source.url.url().scheme();
+            return Lookup::Skipped(format!(
+                "repositories are not fetched from {scheme}:// URLs"
+            ));
+        }
+        Lookup::Found(vec![Candidate {
+            kind: SourceKind::Git,
+            location: self.source.url.to_string(),
+            place: CandidatePlace::Clone(self.source.clone()),
+            names: KnownNames::NotGuarded,
+            index: None,
+        }])
     }
 
     fn is_network(&self) -> bool {

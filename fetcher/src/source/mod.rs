@@ -23,7 +23,7 @@ use store_index::watch::Watch;
 
 use crate::git::Checkout;
 use crate::places::Places;
-use crate::request::Request;
+use crate::request::{GitSource, Request};
 use crate::source_url::SourceUrl;
 
 /// The most candidates that one index is asked for.
@@ -154,6 +154,8 @@ pub enum CandidatePlace {
     Checkout(Checkout),
     /// A download.
     Url(SourceUrl),
+    /// A commit of a repository on the network.
+    Clone(GitSource),
 }
 
 /// The names of a candidate's content.

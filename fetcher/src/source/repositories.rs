@@ -10,7 +10,7 @@ use store_index::path_text::printable;
 use store_index::watch::Watch;
 
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
-use crate::git::{self, Checkout, Folder, Form, Repository, Roots};
+use crate::git::{self, Checkout, Folder, Form, Repository, Roots, Submodules};
 use crate::places::{MediumPlace, Places};
 use crate::request::Request;
 
@@ -65,6 +65,7 @@ impl Repositories {
             repository: Rc::clone(&repository),
             tree,
             form,
+            submodules: Submodules::new(),
         };
         Ok(trees.into_iter().map(checkout).collect())
     }
