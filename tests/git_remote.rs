@@ -1,6 +1,7 @@
 //! Commits fetched from real git servers, against what git and Nix make of them.
 
 mod submodules;
+mod transports;
 mod trouble;
 
 use crate::repositories::awkward;
@@ -53,6 +54,15 @@ fn a_commit_from_a_server_is_that_of_a_clone_by_git() {
     assert_eq!(asked.len(), 2, "{asked:?}");
     assert!(asked[1].body.contains("deepen 1"), "{asked:?}");
     assert_eq!(names_in(&env.path("tmp")), Vec::<String>::new());
+    // By the tree's id come the blobs as they are.
+    let tree = bare.git(&["rev-parse", &format!("{commit}:sub")]);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&tree)
+        .args(["--mode", "git", "--git", &http.url("awkward.git")])
+        .args(["--rev", &commit, "-o", "out"])
+        .go()
+        .exits(0);
+    assert_eq!(env.output("out/unix.16le"), b"one\ntwo\n");
 }
 
 #[test]

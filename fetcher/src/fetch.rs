@@ -327,10 +327,9 @@ impl Walk<'_> {
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
         let started = Instant::now();
-        let is_remote = matches!(
-            candidate.place,
-            CandidatePlace::Url(_) | CandidatePlace::Clone(_)
-        );
+        // A repository that was named by its URL counts as one even if it is on this machine.
+        let is_remote =
+            matches!(candidate.place, CandidatePlace::Url(_)) || candidate.kind == SourceKind::Git;
         self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());
         match landing.land(candidate)? {

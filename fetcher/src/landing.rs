@@ -23,7 +23,7 @@ use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
 use crate::request::{GitSource, Request, Target};
-use crate::source::{Candidate, CandidatePlace, SourceKind};
+use crate::source::{Candidate, CandidatePlace, SourceKind, wanted_tree};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile, StagedTree};
 use crate::tree_copy;
@@ -204,7 +204,9 @@ impl<'a> Landing<'a> {
         self.watch.progress.begin(&what, None, Unit::Bytes);
         let watch = self.watch;
         let client = self.downloader.client();
-        let fetched = client.and_then(|client| remote::fetch(source, &mut room, client, watch));
+        let wanted = wanted_tree(self.request);
+        let fetched =
+            client.and_then(|client| remote::fetch(source, wanted, &mut room, client, watch));
         self.watch.progress.end();
         let (checkouts, bytes) = match fetched {
             Ok(fetched) => fetched,

@@ -55,9 +55,19 @@ pub struct Checkout {
 }
 
 /// Checkouts at paths in another.
-pub(crate) type Submodules = HashMap<BString, Checkout>;
+type Submodules = HashMap<BString, Checkout>;
 
 impl Checkout {
+    /// A tree without its submodules.
+    pub(crate) fn new(repository: &Rc<Repository>, tree: ObjectId, form: Form) -> Self {
+        Self {
+            repository: Rc::clone(repository),
+            tree,
+            form,
+            submodules: Submodules::new(),
+        }
+    }
+
     /// Visits everything in the order of a NAR. Returns how many submodules there are, which become empty
     /// directories.
     pub(crate) fn walk(

@@ -18,7 +18,6 @@ pub(crate) mod remote;
 mod repository;
 mod revision;
 
-pub(crate) use checkout::Submodules;
 pub use checkout::{Checkout, Form};
 pub(crate) use discover::discover;
 pub(crate) use folder::Folder;

@@ -21,6 +21,7 @@ use store_index::path_text::printable;
 use store_index::tree::Skip;
 use store_index::watch::Watch;
 
+pub(crate) use self::repositories::wanted_tree;
 use crate::git::Checkout;
 use crate::places::Places;
 use crate::request::{GitSource, Request};

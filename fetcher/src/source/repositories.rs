@@ -10,7 +10,7 @@ use store_index::path_text::printable;
 use store_index::watch::Watch;
 
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
-use crate::git::{self, Checkout, Folder, Form, Repository, Roots, Submodules};
+use crate::git::{self, Checkout, Form, Repository, Roots};
 use crate::places::{MediumPlace, Places};
 use crate::request::Request;
 
@@ -28,7 +28,7 @@ pub(super) fn of(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
 }
 
 /// The id of the tree that is wanted, if a tree is wanted by its id.
-fn wanted_tree(request: &Request) -> Option<ObjectId> {
+pub(crate) fn wanted_tree(request: &Request) -> Option<ObjectId> {
     match &request.address {
         ContentAddress::Git(git)
             if git.object() != GitObject::Blob && git.digest().algorithm() == Algorithm::Sha1 =>
@@ -46,29 +46,24 @@ struct Repositories {
     roots: Roots,
 }
 
-impl Repositories {
-    /// Returns what a repository has of a request, the likeliest first.
-    fn ask(&self, found: &Folder, request: &Request) -> io::Result<Vec<Checkout>> {
-        let mut repository = Repository::open(found, &self.roots)?;
-        let wanted = wanted_tree(request);
-        let (trees, form) = match (wanted, &request.git) {
-            (Some(tree), _) if repository.has_tree(&tree)? => (vec![tree], Form::Raw),
-            (_, Some(git)) => (repository.trees_of(&git.revision)?, Form::Converted),
-            (_, None) => (Vec::new(), Form::Raw),
-        };
-        if let (true, Some(reason)) = (trees.is_empty(), repository.left_out()) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
-        }
-        repository.close();
-        let repository = Rc::new(repository);
-        let checkout = |tree| Checkout {
-            repository: Rc::clone(&repository),
-            tree,
-            form,
-            submodules: Submodules::new(),
-        };
-        Ok(trees.into_iter().map(checkout).collect())
+/// Returns what a repository has of a request, the likeliest first.
+pub(super) fn checkouts_of(
+    mut repository: Repository,
+    request: &Request,
+) -> io::Result<Vec<Checkout>> {
+    let wanted = wanted_tree(request);
+    let (trees, form) = match (wanted, &request.git) {
+        (Some(tree), _) if repository.has_tree(&tree)? => (vec![tree], Form::Raw),
+        (_, Some(git)) => (repository.trees_of(&git.revision)?, Form::Converted),
+        (_, None) => (Vec::new(), Form::Raw),
+    };
+    if let (true, Some(reason)) = (trees.is_empty(), repository.left_out()) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, reason));
     }
+    repository.close();
+    let repository = Rc::new(repository);
+    let checkout = |tree| Checkout::new(&repository, tree, form);
+    Ok(trees.into_iter().map(checkout).collect())
 }
 
 impl Source for Repositories {
@@ -87,7 +82,9 @@ impl Source for Repositories {
             if watch.interrupted() {
                 break;
             }
-            match self.ask(folder, request) {
+            let asked = Repository::open(folder, &self.roots)
+                .and_then(|repository| checkouts_of(repository, request));
+            match asked {
                 Ok(some) => checkouts.extend(some),
                 Err(error) => {
                     trouble = Some(format!("{}: {error}", printable(&folder.location())));

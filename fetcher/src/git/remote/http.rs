@@ -14,7 +14,16 @@ use crate::net::{Answer, Client, NetError};
 use crate::source_url::SourceUrl;
 
 /// What a server's list of references stands at, behind the repository's URL.
-const INFO_REFS: &str = "/info/refs";
+pub(super) const INFO_REFS: &str = "/info/refs";
+
+/// Makes a URL below a repository's. gix's own text has neither credentials nor a redirect in it.
+pub(super) fn below(base: &SourceUrl, tail: &str, query: Option<&str>) -> SourceUrl {
+    let mut url = base.url().clone();
+    let path = format!("{}{tail}", url.path().trim_end_matches('/'));
+    url.set_path(&path);
+    url.set_query(query);
+    SourceUrl::from_url(url).unwrap_or_else(|_| base.clone())
+}
 
 /// Speaks HTTP for one repository.
 #[derive(Debug)]
@@ -28,15 +37,6 @@ pub(super) struct GitHttp<'a> {
 impl<'a> GitHttp<'a> {
     pub(super) const fn new(client: &'a Client, line: &'a Line<'a>, base: SourceUrl) -> Self {
         Self { client, line, base }
-    }
-
-    /// Makes a URL below the repository's. gix's own text has neither credentials nor a redirect in it.
-    fn below(&self, tail: &str, query: Option<&str>) -> SourceUrl {
-        let mut url = self.base.url().clone();
-        let path = format!("{}{tail}", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        url.set_query(query);
-        SourceUrl::from_url(url).unwrap_or_else(|_| self.base.clone())
     }
 
     /// Later requests go where the first was led, if that is the same place in another repository. Credentials do not
@@ -98,7 +98,7 @@ impl<'a> Http for GitHttp<'a> {
         lines: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let query = url.split_once('?').map(|(_, query)| query);
-        let url = self.below(INFO_REFS, query);
+        let url = below(&self.base, INFO_REFS, query);
         let answer = self
             .client
             .exchange(&url, &headers(lines), None, self.line.watch.interrupt)
@@ -121,7 +121,11 @@ impl<'a> Http for GitHttp<'a> {
         let tail = url.strip_prefix(base_url).unwrap_or("git-upload-pack");
         let call = Call {
             client: self.client,
-            url: self.below(&format!("/{}", tail.trim_start_matches('/')), None),
+            url: below(
+                &self.base,
+                &format!("/{}", tail.trim_start_matches('/')),
+                None,
+            ),
             headers: headers(lines),
             body: Vec::new(),
         };

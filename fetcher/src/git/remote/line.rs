@@ -68,6 +68,11 @@ impl<'a> Line<'a> {
         io::Error::other(what)
     }
 
+    /// Returns true if nothing went wrong so far.
+    pub(super) fn is_well(&self) -> bool {
+        self.trouble.borrow().is_none()
+    }
+
     /// Returns the first trouble.
     pub(super) fn take_trouble(&self) -> Option<NetError> {
         self.trouble.borrow_mut().take()

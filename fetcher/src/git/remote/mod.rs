@@ -10,20 +10,24 @@ mod receive;
 mod room;
 mod session;
 mod submodules;
+mod system;
 mod wire;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::slice;
 
 use gix::ObjectId;
+use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
 use self::connect::connect;
 use self::line::Line;
 pub(crate) use self::room::Room;
 use self::session::{Depth, Destination, Failure, Session};
-use super::{Checkout, Form, Repository, Revision, Submodules};
+use super::{Checkout, Folder, Form, Repository, Revision, Roots};
 use crate::download::DownloadError;
 use crate::net::{Client, NetClass};
 use crate::request::GitSource;
@@ -35,14 +39,24 @@ const MAX_SUBMODULE_DEPTH: usize = 16;
 /// The most different submodules of one request: each is a connection or two.
 const MAX_SUBMODULES: usize = 1000;
 
-/// Returns true if repositories can be fetched from such a URL.
+/// The scheme of repositories on this machine, which only the command line may name.
+const FILE: &str = "file";
+
+/// Returns true if the command line may name such a URL.
 pub(crate) fn is_supported(url: &SourceUrl) -> bool {
-    connect::is_supported(url)
+    is_local(url) || connect::is_supported(url)
 }
 
-/// Fetches a commit, and returns the trees that its name may mean, the likeliest first; and how many bytes came.
+/// Returns true if it is the URL of a repository on this machine.
+pub(crate) fn is_local(url: &SourceUrl) -> bool {
+    url.url().scheme() == FILE
+}
+
+/// Fetches a commit, and returns the trees that its name may mean, the likeliest first, or the one tree that is wanted
+/// by its id; and how many bytes came.
 pub(crate) fn fetch(
     source: &GitSource,
+    wanted: Option<ObjectId>,
     room: &mut Room,
     client: &Client,
     watch: Watch<'_>,
@@ -55,24 +69,21 @@ pub(crate) fn fetch(
         submodules: HashMap::new(),
     };
     let (repository, trees) = visit.commit(&source.url, &source.revision)?;
+    if let Some(tree) = wanted
+        && repository.has_tree(&tree).unwrap_or(false)
+    {
+        let checkout = Checkout::new(&repository, tree, Form::Raw);
+        return Ok((vec![checkout], line.got_bytes()));
+    }
     let mut checkouts = Vec::new();
     for tree in trees {
         checkouts.push(if source.submodules {
             visit.with_submodules(&source.url, &repository, tree, 0)?
         } else {
-            plain(&repository, tree)
+            Checkout::new(&repository, tree, Form::Converted)
         });
     }
     Ok((checkouts, line.got_bytes()))
-}
-
-fn plain(repository: &Rc<Repository>, tree: ObjectId) -> Checkout {
-    Checkout {
-        repository: Rc::clone(repository),
-        tree,
-        form: Form::Converted,
-        submodules: Submodules::new(),
-    }
 }
 
 /// One request: all repositories that it leads to.
@@ -91,10 +102,15 @@ impl Visit<'_> {
         url: &SourceUrl,
         revision: &Revision,
     ) -> Result<(Rc<Repository>, Vec<ObjectId>), DownloadError> {
+        if is_local(url) {
+            let repository = open_file_url(url).map_err(gone)?;
+            let trees = trees_of(&repository, slice::from_ref(revision))?;
+            return Ok((Rc::new(repository), trees));
+        }
         let folder = self.room.repository().map_err(DownloadError::Write)?;
-        let ids = fetch_into(&folder, url, revision, self.client, self.line)?;
+        let revisions = fetch_into(&folder, url, revision, self.client, self.line)?;
         let repository = room::open(&folder).map_err(local)?;
-        let trees = trees_of(&repository, &ids)?;
+        let trees = trees_of(&repository, &revisions)?;
         Ok((Rc::new(repository), trees))
     }
 
@@ -107,7 +123,7 @@ impl Visit<'_> {
         depth: usize,
     ) -> Result<Checkout, DownloadError> {
         let trouble = |what: String| DownloadError::Trouble(what);
-        let mut checkout = plain(repository, tree);
+        let mut checkout = Checkout::new(repository, tree, Form::Converted);
         let found = submodules::of(repository, tree).map_err(|error| trouble(error.to_string()))?;
         if !found.is_empty() && depth >= MAX_SUBMODULE_DEPTH {
             return Err(trouble(format!(
@@ -149,43 +165,49 @@ impl Visit<'_> {
     }
 }
 
-fn trees_of(repository: &Repository, ids: &[ObjectId]) -> Result<Vec<ObjectId>, DownloadError> {
+fn trees_of(
+    repository: &Repository,
+    revisions: &[Revision],
+) -> Result<Vec<ObjectId>, DownloadError> {
     let mut trees = Vec::new();
-    for id in ids {
-        let found = repository
-            .trees_of(&Revision::Id(*id))
-            .map_err(|error| DownloadError::Trouble(error.to_string()))?;
-        trees.extend(found);
+    for revision in revisions {
+        let found = repository.trees_of(revision);
+        trees.extend(found.map_err(|error| DownloadError::Trouble(error.to_string()))?);
     }
     if trees.is_empty() {
-        return Err(DownloadError::Gone("it has no such commit".into()));
+        return Err(DownloadError::Gone(
+            "it has no such commit, tag or branch".into(),
+        ));
     }
     Ok(trees)
 }
 
-/// Fetches what a revision stands for.
+/// Fetches what a revision stands for, and returns under what it is found.
 fn fetch_into(
     folder: &Path,
     url: &SourceUrl,
     revision: &Revision,
     client: &Client,
     line: &Line<'_>,
-) -> Result<Vec<ObjectId>, DownloadError> {
+) -> Result<Vec<Revision>, DownloadError> {
     let mut depth = None;
     loop {
         let connected = connect(url, client, line);
         let (transport, program) = connected.map_err(|failure| sorted(failure, line, None))?;
         let answer = converse(transport, folder, revision, depth, line);
         let failure = match answer {
-            Ok(ids) => return Ok(ids),
-            Err((failure, tried)) => match (failure, tried) {
-                // Once more, since the server hung up; all that it shows is all that is left to ask for.
-                (Failure::Refused, Some(Depth::One | Depth::Full)) => {
-                    depth = Some(Depth::Everything);
-                    continue;
-                }
-                (failure, _) => failure,
-            },
+            Ok(ids) => return Ok(ids.into_iter().map(Revision::Id).collect()),
+            // Once more, since the server hung up; all that it shows is all that is left to ask for.
+            Err((Failure::Refused, Some(Depth::One | Depth::Full))) => {
+                depth = Some(Depth::Everything);
+                continue;
+            }
+            Err((Failure::Dumb, _)) if line.is_well() => {
+                system::check(client, url, line)?;
+                system::fetch(folder, url, line)?;
+                return Ok(vec![revision.clone()]);
+            }
+            Err((failure, _)) => failure,
         };
         let said = program.map(wire::Program::last_words);
         return Err(sorted(failure, line, said));
@@ -255,6 +277,32 @@ fn told(said: String) -> DownloadError {
     DownloadError::Trouble(said)
 }
 
-fn local(error: std::io::Error) -> DownloadError {
+/// Opens a repository that the user's own command line names: it may lead anywhere on this machine.
+pub(crate) fn open_file_url(url: &SourceUrl) -> io::Result<Repository> {
+    let path = url.url().to_file_path().map_err(|()| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a file:// URL has a path on this machine",
+        )
+    })?;
+    let path = fs_err::canonicalize(path)?;
+    let path = match path.join(".git") {
+        inner if inner.exists() => fs_err::canonicalize(inner)?,
+        _ => path,
+    };
+    let root = Rc::new(Beneath::open(Path::new("/"))?);
+    let roots = Roots::new([&root]);
+    let below = path.strip_prefix("/").unwrap_or(&path);
+    Repository::open(&Folder::new(&root, below), &roots)
+}
+
+fn gone(error: io::Error) -> DownloadError {
+    match error.kind() {
+        io::ErrorKind::NotFound => DownloadError::Gone(error.to_string()),
+        _ => DownloadError::Trouble(error.to_string()),
+    }
+}
+
+fn local(error: io::Error) -> DownloadError {
     DownloadError::Local(error.to_string())
 }

@@ -130,7 +130,7 @@ impl Search<'_> {
 pub(super) fn resolve(base: &SourceUrl, url: &str) -> Result<SourceUrl, &'static str> {
     if !(url.starts_with("./") || url.starts_with("../")) {
         let url = SourceUrl::parse_repository(url).map_err(|_| "it is no URL of the network")?;
-        if !super::is_supported(&url) {
+        if !super::connect::is_supported(&url) {
             return Err("it leads to no https://, http://, git:// or ssh:// repository");
         }
         return Ok(url);
