@@ -37,8 +37,6 @@ pub struct Policy {
     pub limits: Limits,
     /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
     pub leave_wrong: bool,
-    /// A folder of our own for repositories; `None` if nothing is kept.
-    pub git_cache: Option<PathBuf>,
 }
 
 /// Fetches.
@@ -153,7 +151,13 @@ impl Walk<'_> {
             Found::Right(verified) => {
                 let (kind, bytes, executable) =
                     (SourceKind::Output, verified.bytes(), verified.executable());
-                Ok(Some(self.delivered(kind, location, bytes, executable, started)))
+                Ok(Some(self.delivered(
+                    kind,
+                    location,
+                    (bytes, executable),
+                    None,
+                    started,
+                )))
             }
             Found::Wrong(_) if self.policy.force => Ok(None),
             Found::Wrong(what) => Err(taken(what)
@@ -225,6 +229,9 @@ impl Walk<'_> {
             | CandidatePlace::Tree { root, path, .. } = &candidate.place
                 && !self.tried.insert(root.path().join(path))
             {
+                continue;
+            }
+            if self.policy.offline && matches!(candidate.place, CandidatePlace::Clone(_)) {
                 continue;
             }
             if self.is_output(&candidate) || self.pass_over(source, &candidate) {
@@ -333,9 +340,16 @@ impl Walk<'_> {
         self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());
         match landing.land(candidate)? {
-            Landed::Delivered { bytes, executable } => Ok(Some(
-                self.delivered(kind, location, bytes, executable, started),
-            )),
+            Landed::Delivered { bytes, executable } => {
+                let remark = landing.take_remark();
+                Ok(Some(self.delivered(
+                    kind,
+                    location,
+                    (bytes, executable),
+                    remark,
+                    started,
+                )))
+            }
             Landed::NotIt(not_it) => {
                 match not_it.result {
                     AttemptResult::Mismatch if is_remote => {
@@ -369,15 +383,15 @@ impl Walk<'_> {
         &mut self,
         kind: SourceKind,
         location: String,
-        bytes: u64,
-        executable: bool,
+        (bytes, executable): (u64, bool),
+        remark: Option<String>,
         started: Instant,
     ) -> Success {
         self.record(
             kind,
             location.clone(),
             AttemptResult::Ok,
-            None,
+            remark,
             bytes,
             started,
         );

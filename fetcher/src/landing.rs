@@ -1,9 +1,11 @@
 //! One candidate lands in the room beside the output, is hashed on the way, and is published if it is right.
 
+mod clone;
+
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node, Reach};
@@ -17,13 +19,11 @@ use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::fetch::Policy;
-use crate::git::Checkout;
-use crate::git::remote::{self, Room};
 use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
-use crate::request::{GitSource, Request, Target};
-use crate::source::{Candidate, CandidatePlace, SourceKind, wanted_tree};
+use crate::request::{Request, Target};
+use crate::source::{Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile, StagedTree};
 use crate::tree_copy;
@@ -86,7 +86,8 @@ pub(crate) struct Landing<'a> {
     /// The room for files; `None` while a tree has it.
     staged: Option<StagedFile>,
     downloader: Downloader,
-    git_cache: Option<PathBuf>,
+    /// What is worth saying of what was delivered.
+    remark: Option<String>,
     leave_wrong: bool,
     /// The first wrong body of the request's own URLs, and whence.
     wrong: Option<(File, String)>,
@@ -110,7 +111,7 @@ impl<'a> Landing<'a> {
             place,
             staged: None,
             downloader: Downloader::new(policy.limits),
-            git_cache: policy.git_cache.clone(),
+            remark: None,
             leave_wrong: policy.leave_wrong,
             wrong: None,
         };
@@ -158,7 +159,7 @@ impl<'a> Landing<'a> {
             CandidatePlace::Checkout(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
             CandidatePlace::Checkout(checkout) => self.land_checkout(candidate, checkout),
             CandidatePlace::Clone(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
-            CandidatePlace::Clone(source) => self.land_clone(candidate, source),
+            CandidatePlace::Clone(clone) => self.land_clone(candidate, clone),
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
                 self.watch.progress.begin(&what, None, Unit::Bytes);
@@ -187,57 +188,6 @@ impl<'a> Landing<'a> {
             DownloadError::Trouble(reason) => NotIt::new(AttemptResult::Failed, reason),
         };
         Ok(Landed::NotIt(reason))
-    }
-
-    /// Fetches a commit into a repository of our own, and checks it out.
-    fn land_clone(
-        &mut self,
-        candidate: &Candidate,
-        source: &GitSource,
-    ) -> Result<Landed, FetchError> {
-        let Some(place) = &self.place else {
-            return Err(no_bytes_for_stdout());
-        };
-        let room = Room::new(self.git_cache.as_deref(), place);
-        let mut room = room.map_err(|error| self.write_error(&error))?;
-        let what = format!("fetching {}", candidate.location);
-        self.watch.progress.begin(&what, None, Unit::Bytes);
-        let watch = self.watch;
-        let client = self.downloader.client();
-        let wanted = wanted_tree(self.request);
-        let fetched =
-            client.and_then(|client| remote::fetch(source, wanted, &mut room, client, watch));
-        self.watch.progress.end();
-        let (checkouts, bytes) = match fetched {
-            Ok(fetched) => fetched,
-            Err(error) => return self.judge_download_error(error),
-        };
-        let mut answer = None;
-        for checkout in checkouts {
-            // What is said of a wrong tree is said of the likeliest.
-            match self.land_checkout(candidate, &checkout)? {
-                Landed::NotIt(mut wrong) => {
-                    wrong.bytes = bytes;
-                    answer.get_or_insert(wrong);
-                }
-                delivered @ Landed::Delivered { .. } => return Ok(delivered),
-            }
-        }
-        let none = || NotIt::new(AttemptResult::Absent, "it has no such commit");
-        Ok(Landed::NotIt(answer.unwrap_or_else(none)))
-    }
-
-    fn land_checkout(
-        &mut self,
-        candidate: &Candidate,
-        checkout: &Checkout,
-    ) -> Result<Landed, FetchError> {
-        let (request, watch) = (self.request, self.watch);
-        let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
-            tree_copy::check_out(&request.address, checkout, target, watch)
-                .map(|verdict| (verdict, 0))
-        })?;
-        Ok(landed)
     }
 
     fn land_local(

@@ -40,6 +40,8 @@ pub struct Named {
     pub no_local: bool,
     /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
     pub builtin: bool,
+    /// Where repositories are kept from one fetch to the next; `None` if none is kept.
+    pub git_cache: Option<PathBuf>,
 }
 
 /// A store that may be asked.
@@ -110,6 +112,8 @@ pub struct Places {
     pub media: Vec<Rc<MediumPlace>>,
     /// Media that nobody named.
     pub discs: Discs,
+    /// Where repositories are kept; it need not be there.
+    pub git_cache: Option<PathBuf>,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -122,6 +126,7 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
+        places.git_cache.clone_from(&named.git_cache);
         places.discs = Discs::new(!named.no_media, named.builtin);
         let open = if named.builtin {
             Beneath::open_public

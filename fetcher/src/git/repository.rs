@@ -1,6 +1,7 @@
 //! A repository's folders: those that it names itself count only beneath the roots that the user named.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -78,6 +79,8 @@ pub struct Repository {
     /// Where `refs` and `objects` are; another folder only for a linked worktree.
     common_dir: Folder,
     pub(super) database: Database,
+    /// Keeps others from removing it.
+    lock: Option<File>,
 }
 
 impl Repository {
@@ -116,7 +119,13 @@ impl Repository {
             git_dir,
             common_dir,
             database: Database::new(stores, left_out),
+            lock: None,
         })
+    }
+
+    /// Keeps a lock for as long as it is open.
+    pub(super) fn hold(&mut self, lock: File) {
+        self.lock = Some(lock);
     }
 
     /// Returns where it lies.

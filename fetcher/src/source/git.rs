@@ -1,21 +1,26 @@
 //! The repository that was given with `--git`.
 
+use std::path::PathBuf;
+
 use store_index::watch::Watch;
 
 use super::repositories::checkouts_of;
-use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
-use crate::git::remote;
+use super::{Candidate, CandidatePlace, CloneOf, KnownNames, Lookup, Source, SourceKind};
+use crate::git::{Repository, Revision, remote};
+use crate::places::Places;
 use crate::request::{GitSource, Request};
 
 #[derive(Debug)]
 pub(super) struct Git {
     source: GitSource,
+    cache: Option<PathBuf>,
 }
 
 impl Git {
-    pub(super) fn new(source: &GitSource) -> Self {
+    pub(super) fn new(source: &GitSource, places: &Places) -> Self {
         Self {
             source: source.clone(),
+            cache: places.git_cache.clone(),
         }
     }
 }
@@ -30,7 +35,7 @@ impl Source for Git {
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
-        if self.is_here() {
+        if self.is_local() {
             return self.look_up_here(request);
         }
         let scheme = self.source.url.url().scheme();
@@ -39,20 +44,39 @@ impl Source for Git {
                 "repositories are not fetched from {scheme}:// URLs"
             ));
         }
-        Lookup::Found(vec![
-            self.candidate(CandidatePlace::Clone(self.source.clone())),
-        ])
+        // What was kept is tried without asking the server; if it is damaged, the server is asked after all.
+        let kept = self.kept().and_then(|repository| {
+            let checkouts = checkouts_of(repository, request).ok()?;
+            Some(checkouts.into_iter().map(CandidatePlace::Checkout))
+        });
+        let clone = CandidatePlace::Clone(CloneOf {
+            source: self.source.clone(),
+            cache: self.cache.clone(),
+        });
+        let places = kept.into_iter().flatten().chain([clone]);
+        Lookup::Found(places.map(|place| self.candidate(place)).collect())
     }
 
     fn is_network(&self) -> bool {
-        !self.is_here()
+        !self.is_local() && self.kept().is_none()
     }
 }
 
 impl Git {
     /// A repository on this machine, unless its submodules may be elsewhere.
-    fn is_here(&self) -> bool {
+    fn is_local(&self) -> bool {
         remote::is_local(&self.source.url) && !self.source.submodules
+    }
+
+    /// What an earlier fetch kept, if the commit is in it.
+    fn kept(&self) -> Option<Repository> {
+        let Revision::Id(id) = &self.source.revision else {
+            return None;
+        };
+        if self.source.submodules {
+            return None;
+        }
+        remote::kept(self.cache.as_deref()?, &self.source.url, id)
     }
 
     fn look_up_here(&self, request: &Request) -> Lookup {

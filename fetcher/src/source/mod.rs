@@ -130,6 +130,15 @@ pub struct Candidate {
     pub index: Option<usize>,
 }
 
+/// A commit of a repository on the network.
+#[derive(Clone, Debug)]
+pub struct CloneOf {
+    /// Which repository and commit.
+    pub source: GitSource,
+    /// Where repositories are kept, if they are.
+    pub cache: Option<PathBuf>,
+}
+
 /// How to get at a candidate.
 #[derive(Clone, Debug)]
 pub enum CandidatePlace {
@@ -156,7 +165,7 @@ pub enum CandidatePlace {
     /// A download.
     Url(SourceUrl),
     /// A commit of a repository on the network.
-    Clone(GitSource),
+    Clone(CloneOf),
 }
 
 /// The names of a candidate's content.
@@ -283,7 +292,7 @@ pub fn in_order<'a>(
         last.push(Box::new(url::Url::hashed(url)));
     }
     if let Some(git) = &request.git {
-        last.push(Box::new(git::Git::new(git)));
+        last.push(Box::new(git::Git::new(git, places)));
     }
     // Behind all, and no network source: it only says what would help when nothing else did.
     let absent = std::iter::once_with(|| absent::AbsentMedia::new(&places.discs))

@@ -5,6 +5,7 @@
 
 mod connect;
 mod http;
+mod kept;
 mod line;
 mod receive;
 mod room;
@@ -24,8 +25,10 @@ use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
 use self::connect::connect;
+pub(crate) use self::kept::kept;
 use self::line::Line;
-pub(crate) use self::room::Room;
+use self::room::Room;
+pub(crate) use self::room::Rooms;
 use self::session::{Depth, Destination, Failure, Session};
 use super::{Checkout, Folder, Form, Repository, Revision, Roots};
 use crate::download::DownloadError;
@@ -52,51 +55,131 @@ pub(crate) fn is_local(url: &SourceUrl) -> bool {
     url.url().scheme() == FILE
 }
 
-/// Fetches a commit, and returns the trees that its name may mean, the likeliest first, or the one tree that is wanted
-/// by its id; and how many bytes came.
+/// What came of a fetch.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// The trees that the revision may mean, the likeliest first; or the one tree that is wanted by its id.
+    pub(crate) checkouts: Vec<Checkout>,
+    /// What the servers sent in all, in bytes.
+    pub(crate) got_bytes: u64,
+    /// How much of that were packs.
+    pub(crate) pack_bytes: u64,
+    /// Whether something of it was there before.
+    pub(crate) leant_on_kept: bool,
+    /// Whence it all came.
+    urls: Vec<SourceUrl>,
+}
+
+impl Fetched {
+    /// Says what it cost.
+    pub(crate) fn remark(&self) -> String {
+        let bytes = self.got_bytes;
+        let rest = match (self.leant_on_kept, self.pack_bytes) {
+            (false, _) => "",
+            (true, 0) => "; everything was kept from an earlier fetch",
+            (true, _) => "; the rest was kept from an earlier fetch",
+        };
+        format!("{bytes} bytes came{rest}")
+    }
+
+    /// Throws away what is kept of the repositories that it came from.
+    pub(crate) fn forget(self, cache: Option<&Path>) {
+        let Self {
+            checkouts, urls, ..
+        } = self;
+        // They hold the locks.
+        drop(checkouts);
+        for url in urls {
+            if let Some(cache) = cache {
+                kept::forget(cache, &url);
+            }
+        }
+    }
+}
+
+/// Fetches a commit. What was kept may be damaged; then it is given up, and all is fetched anew.
 pub(crate) fn fetch(
     source: &GitSource,
     wanted: Option<ObjectId>,
-    room: &mut Room,
+    rooms: &mut Rooms<'_>,
     client: &Client,
     watch: Watch<'_>,
-) -> Result<(Vec<Checkout>, u64), DownloadError> {
+) -> Result<Fetched, DownloadError> {
     let line = Line::new(*client.limits(), watch);
     let mut visit = Visit {
-        room,
+        rooms,
         client,
         line: &line,
         submodules: HashMap::new(),
+        urls: Vec::new(),
+        leant_on_kept: false,
+        is_damaged: false,
     };
-    let (repository, trees) = visit.commit(&source.url, &source.revision)?;
-    if let Some(tree) = wanted
-        && repository.has_tree(&tree).unwrap_or(false)
-    {
-        let checkout = Checkout::new(&repository, tree, Form::Raw);
-        return Ok((vec![checkout], line.got_bytes()));
+    let checkouts = match visit.all(source, wanted) {
+        Err(_) if visit.is_damaged && line.is_well() && !watch.interrupted() => {
+            visit.begin_anew();
+            visit.all(source, wanted)?
+        }
+        answer => answer?,
+    };
+    if let Some(cache) = visit.rooms.cache() {
+        kept::trim(cache);
     }
-    let mut checkouts = Vec::new();
-    for tree in trees {
-        checkouts.push(if source.submodules {
-            visit.with_submodules(&source.url, &repository, tree, 0)?
-        } else {
-            Checkout::new(&repository, tree, Form::Converted)
-        });
-    }
-    Ok((checkouts, line.got_bytes()))
+    Ok(Fetched {
+        checkouts,
+        got_bytes: line.got_bytes(),
+        pack_bytes: line.pack_bytes(),
+        leant_on_kept: visit.leant_on_kept,
+        urls: visit.urls,
+    })
 }
 
 /// One request: all repositories that it leads to.
 #[derive(Debug)]
-struct Visit<'a> {
-    room: &'a mut Room,
+struct Visit<'a, 'rooms> {
+    rooms: &'a mut Rooms<'rooms>,
     client: &'a Client,
     line: &'a Line<'a>,
     /// Submodules that were fetched: the same one may be there several times.
     submodules: HashMap<(String, ObjectId), Checkout>,
+    urls: Vec<SourceUrl>,
+    leant_on_kept: bool,
+    /// What was kept seems to be damaged.
+    is_damaged: bool,
 }
 
-impl Visit<'_> {
+impl Visit<'_, '_> {
+    fn all(
+        &mut self,
+        source: &GitSource,
+        wanted: Option<ObjectId>,
+    ) -> Result<Vec<Checkout>, DownloadError> {
+        let (repository, trees) = self.commit(&source.url, &source.revision)?;
+        if let Some(tree) = wanted.filter(|tree| repository.has_tree(tree).unwrap_or(false)) {
+            return Ok(vec![Checkout::new(&repository, tree, Form::Raw)]);
+        }
+        let checkout = |tree| {
+            if source.submodules {
+                return self.with_submodules(&source.url, &repository, tree, 0);
+            }
+            Ok(Checkout::new(&repository, tree, Form::Converted))
+        };
+        trees.into_iter().map(checkout).collect()
+    }
+
+    fn begin_anew(&mut self) {
+        // They hold the locks.
+        self.submodules.clear();
+        self.rooms.release();
+        for url in std::mem::take(&mut self.urls) {
+            if let Some(cache) = self.rooms.cache() {
+                kept::forget(cache, &url);
+            }
+        }
+        self.leant_on_kept = false;
+        self.is_damaged = false;
+    }
+
     fn commit(
         &mut self,
         url: &SourceUrl,
@@ -107,11 +190,25 @@ impl Visit<'_> {
             let trees = trees_of(&repository, slice::from_ref(revision))?;
             return Ok((Rc::new(repository), trees));
         }
-        let folder = self.room.repository().map_err(DownloadError::Write)?;
-        let revisions = fetch_into(&folder, url, revision, self.client, self.line)?;
-        let repository = room::open(&folder).map_err(local)?;
-        let trees = trees_of(&repository, &revisions)?;
-        Ok((Rc::new(repository), trees))
+        let room = self.rooms.of(url, self.line.watch);
+        let room = room.map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => DownloadError::Interrupted,
+            _ => DownloadError::Write(error),
+        })?;
+        self.urls.push(url.clone());
+        let was_kept = !room.tips().is_empty();
+        self.leant_on_kept |= was_kept;
+        let (revisions, tips) = match revision {
+            Revision::Id(id) if room.tips().contains(id) => (vec![revision.clone()], vec![*id]),
+            _ => fetch_into(&room, url, revision, self.client, self.line).inspect_err(|_| {
+                // The pack may need something that is there no more.
+                self.is_damaged = was_kept && self.line.is_pack();
+            })?,
+        };
+        let repository = room.open_with(&tips).map_err(local)?;
+        let trees = trees_of(&repository, &revisions);
+        self.is_damaged = was_kept && trees.is_err();
+        Ok((Rc::new(repository), trees?))
     }
 
     /// Fetches the submodules of a tree, and theirs.
@@ -182,21 +279,22 @@ fn trees_of(
     Ok(trees)
 }
 
-/// Fetches what a revision stands for, and returns under what it is found.
+/// Fetches what a revision stands for. Returns under what it is found, and which commits are there now with all that
+/// belongs to them.
 fn fetch_into(
-    folder: &Path,
+    room: &Room,
     url: &SourceUrl,
     revision: &Revision,
     client: &Client,
     line: &Line<'_>,
-) -> Result<Vec<Revision>, DownloadError> {
+) -> Result<(Vec<Revision>, Vec<ObjectId>), DownloadError> {
     let mut depth = None;
     loop {
         let connected = connect(url, client, line);
         let (transport, program) = connected.map_err(|failure| sorted(failure, line, None))?;
-        let answer = converse(transport, folder, revision, depth, line);
+        let answer = converse(transport, room, revision, depth, line);
         let failure = match answer {
-            Ok(ids) => return Ok(ids.into_iter().map(Revision::Id).collect()),
+            Ok(ids) => return Ok((ids.iter().copied().map(Revision::Id).collect(), ids)),
             // Once more, since the server hung up; all that it shows is all that is left to ask for.
             Err((Failure::Refused, Some(Depth::One | Depth::Full))) => {
                 depth = Some(Depth::Everything);
@@ -204,8 +302,8 @@ fn fetch_into(
             }
             Err((Failure::Dumb, _)) if line.is_well() => {
                 system::check(client, url, line)?;
-                system::fetch(folder, url, line)?;
-                return Ok(vec![revision.clone()]);
+                system::fetch(room.path(), url, line)?;
+                return Ok((vec![revision.clone()], Vec::new()));
             }
             Err((failure, _)) => failure,
         };
@@ -217,7 +315,7 @@ fn fetch_into(
 /// Holds one conversation. A failure comes with what was asked for.
 fn converse<'a>(
     transport: Box<dyn gix_transport::client::blocking_io::Transport + 'a>,
-    folder: &Path,
+    room: &Room,
     revision: &Revision,
     depth: Option<Depth>,
     line: &'a Line<'a>,
@@ -226,22 +324,35 @@ fn converse<'a>(
     let ids = session
         .resolve(revision)
         .map_err(|failure| (failure, None))?;
+    if ids.iter().all(|id| room.tips().contains(id)) {
+        return Ok(ids);
+    }
     let depth = depth.unwrap_or_else(|| match revision {
         Revision::Id(id) => session.depth_for(id),
         Revision::Name(_) if session.knows_shallow() => Depth::One,
         Revision::Name(_) => Depth::Full,
     });
     let repository =
-        room::open(folder).map_err(|error| (Failure::Other(error.to_string()), None))?;
-    let into = Destination {
-        folder,
+        room::open(room.path()).map_err(|error| (Failure::Other(error.to_string()), None))?;
+    let destination = Destination {
+        folder: room.path(),
         repository: &repository,
-        haves: &[],
+        haves: room.tips(),
     };
     session
-        .fetch(&ids, depth, into)
+        .fetch(&ids, depth, destination)
         .map_err(|failure| (failure, Some(depth)))?;
-    Ok(ids)
+    // Among all that a server shows it may not be; then nothing is remembered.
+    let opened = room::open(room.path());
+    let is_there = |id: &ObjectId| {
+        let trees = opened.as_ref().ok()?.trees_of(&Revision::Id(*id)).ok()?;
+        (!trees.is_empty()).then_some(*id)
+    };
+    let found: Vec<_> = ids.iter().filter_map(is_there).collect();
+    if found.is_empty() {
+        return Err((Failure::Refused, Some(Depth::Everything)));
+    }
+    Ok(found)
 }
 
 /// Gives a failure the kind that exit codes are made of.

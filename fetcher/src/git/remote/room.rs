@@ -1,50 +1,129 @@
-//! Where a repository lies while its tree is checked out: a hidden folder of our own, gone when dropped.
+//! Where a repository lies while its tree is checked out: with those that are kept, or in a hidden folder that goes
+//! when it is dropped.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use gix::ObjectId;
 use rustix::fs::Mode;
 use store_index::beneath::Beneath;
+use store_index::watch::Watch;
 
+use super::kept::Kept;
 use crate::git::{Folder, Repository, Roots};
+use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedTree};
+
+/// Makes repositories for one request.
+#[derive(Debug)]
+pub(crate) struct Rooms<'a> {
+    cache: Option<&'a Path>,
+    output: &'a Place,
+    hidden: Option<Hidden>,
+    /// One is open, and locked.
+    is_holding: bool,
+}
+
+/// A repository to fetch into.
+#[derive(Debug)]
+pub(super) enum Room {
+    /// One that stays.
+    Kept(Kept),
+    /// One that does not.
+    Passing(PathBuf),
+}
+
+impl<'a> Rooms<'a> {
+    /// Repositories are kept in `cache`, if it is there and ours; else they lie beside an output, and never beside one
+    /// that a daemon gave us.
+    pub(crate) const fn new(cache: Option<&'a Path>, output: &'a Place) -> Self {
+        Self {
+            cache,
+            output,
+            hidden: None,
+            is_holding: false,
+        }
+    }
+
+    /// Returns a repository for what comes from a URL. Only the first is waited for: whoever waits holds nothing that
+    /// another may wait for.
+    pub(super) fn of(&mut self, url: &SourceUrl, watch: Watch<'_>) -> io::Result<Room> {
+        if let Some(cache) = self.cache {
+            match Kept::open(cache, url, (!self.is_holding).then_some(watch)) {
+                Ok(kept) => {
+                    self.is_holding = true;
+                    return Ok(Room::Kept(kept));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+                // Nothing is kept then.
+                Err(_) => {}
+            }
+        }
+        let hidden = match &mut self.hidden {
+            Some(hidden) => hidden,
+            none => none.insert(Hidden::new(self.output)?),
+        };
+        Ok(Room::Passing(hidden.repository()?))
+    }
+
+    /// Nothing that was opened is open any more.
+    pub(super) const fn release(&mut self) {
+        self.is_holding = false;
+    }
+
+    /// Returns where repositories are kept.
+    pub(super) const fn cache(&self) -> Option<&'a Path> {
+        self.cache
+    }
+}
+
+impl Room {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Kept(kept) => &kept.path,
+            Self::Passing(path) => path,
+        }
+    }
+
+    /// Returns the commits that are there already.
+    pub(super) fn tips(&self) -> &[ObjectId] {
+        match self {
+            Self::Kept(kept) => &kept.tips,
+            Self::Passing(_) => &[],
+        }
+    }
+
+    /// Remembers which commits came, and opens the repository.
+    pub(super) fn open_with(self, tips: &[ObjectId]) -> io::Result<Repository> {
+        let mut repository = open(self.path())?;
+        if let Self::Kept(kept) = self {
+            repository.hold(kept.add(tips)?);
+        }
+        Ok(repository)
+    }
+}
 
 /// A hidden folder for repositories.
 #[derive(Debug)]
-pub(crate) struct Room {
+struct Hidden {
     path: PathBuf,
     repositories: usize,
     _staged: StagedTree,
 }
 
-impl Room {
-    /// Makes one: in our own cache if there is one, else beside an output, and never beside one that a daemon gave us.
-    pub(crate) fn new(cache: Option<&Path>, output: &Place) -> io::Result<Self> {
-        if let Some(room) = cache.and_then(|cache| Self::below(cache).ok()) {
-            return Ok(room);
-        }
-        if output.given {
-            return Self::in_folder(&std::env::temp_dir());
-        }
-        let staged = StagedTree::beside(output)?;
-        let folder = output.path.parent().unwrap_or(Path::new("."));
-        Self::of(folder, staged)
-    }
-
-    /// In a folder that is ours alone: what lies in it is believed for as long as it takes to index a pack.
-    fn below(cache: &Path) -> io::Result<Self> {
-        own_folder(cache)?;
-        Self::in_folder(cache)
-    }
-
-    fn in_folder(folder: &Path) -> io::Result<Self> {
-        let place = Place::open(&folder.join("room"))?;
-        staging::sweep(&place);
-        Self::of(folder, StagedTree::beside(&place)?)
-    }
-
-    fn of(folder: &Path, staged: StagedTree) -> io::Result<Self> {
+impl Hidden {
+    fn new(output: &Place) -> io::Result<Self> {
+        let (place, folder) = if output.given {
+            let folder = std::env::temp_dir();
+            let place = Place::open(&folder.join("repositories"))?;
+            staging::sweep(&place);
+            (place, folder)
+        } else {
+            let folder = output.path.parent().unwrap_or(Path::new("."));
+            (output.clone(), folder.to_owned())
+        };
+        let staged = StagedTree::beside(&place)?;
         let path = folder.join(staged.hidden.name());
         rustix::fs::chmod(&path, Mode::RWXU)?;
         Ok(Self {
@@ -54,8 +133,7 @@ impl Room {
         })
     }
 
-    /// Makes an empty bare repository.
-    pub(super) fn repository(&mut self) -> io::Result<PathBuf> {
+    fn repository(&mut self) -> io::Result<PathBuf> {
         let path = self.path.join(self.repositories.to_string());
         self.repositories += 1;
         make_bare(&path)?;

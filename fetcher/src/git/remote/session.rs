@@ -186,13 +186,13 @@ impl<'a, T: Transport> Session<'a, T> {
         self.is_v2() && is_git
     }
 
-    /// Has a pack made of what is wanted, and indexes it. Returns the commits that it is complete for.
+    /// Has a pack made of what is wanted, and indexes it.
     pub(super) fn fetch(
         &mut self,
         wants: &[ObjectId],
         depth: Depth,
         into: Destination<'_>,
-    ) -> Result<Vec<ObjectId>, Failure> {
+    ) -> Result<(), Failure> {
         let wants = match depth {
             Depth::One | Depth::Full => wants.to_vec(),
             Depth::Everything => {
@@ -236,7 +236,7 @@ impl<'a, T: Transport> Session<'a, T> {
             },
         );
         match fetched {
-            Ok(_) => Ok(wants),
+            Ok(_) => Ok(()),
             Err(error) => Err(match failure(&error) {
                 Failure::Refused if is_final => Failure::Absent("it has no such commit".into()),
                 other => other,

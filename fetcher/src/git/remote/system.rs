@@ -16,6 +16,7 @@ use reqwest::header::HeaderMap;
 use rustix::process::{Pid, Signal};
 
 use super::http::{INFO_REFS, below};
+use super::kept::size_of;
 use super::line::Line;
 use crate::download::DownloadError;
 use crate::net::{Client, NetError};
@@ -186,19 +187,4 @@ impl Drop for Group {
             let _reaped = self.0.wait();
         }
     }
-}
-
-/// Returns how much lies in a folder of objects: they lie one folder down.
-fn size_of(objects: &Path) -> u64 {
-    let mut bytes = 0;
-    for folder in fs_err::read_dir(objects).into_iter().flatten().flatten() {
-        for file in fs_err::read_dir(folder.path())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            bytes += file.metadata().map_or(0, |metadata| metadata.len());
-        }
-    }
-    bytes
 }
