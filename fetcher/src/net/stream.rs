@@ -132,6 +132,8 @@ impl Client {
             answer
         })?;
         stream.set_nonblocking(false).map_err(refused)?;
+        // Requests are many small writes, and then we wait.
+        stream.set_nodelay(true).map_err(refused)?;
         Ok(stream)
     }
 
