@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::fetch_nar;
 use crate::support::git::{File, GIT, Repository, file, nar_of};
 use crate::support::git_server::{HttpBackend, Manners};
+use crate::support::nginx::Nginx;
 use crate::support::{TestEnv, lacks, sri};
 
 /// A program in the place of ssh that notes how it was called, and runs the command here.
@@ -135,6 +136,56 @@ fn a_repository_on_this_machine_needs_no_socket_and_no_copy() {
         .go()
         .exits(0);
     assert_eq!(env.output("out/x/b"), b"b\n");
+}
+
+#[test]
+fn certificates_are_verified_and_https_stays_https() {
+    let needed = ["git", "nix-hash", "nginx", "openssl"];
+    let name = "certificates_are_verified_and_https_stays_https";
+    if lacks(name, &needed, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", b"a\n")]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let http = HttpBackend::start(&env, "srv");
+    // A certificate of its own, signed by a root of our own.
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2 && \
+        openssl req -newkey rsa:2048 -nodes -keyout key.pem -out req.pem -subj /CN=x && \
+        printf 'subjectAltName=IP:127.0.0.1\\n' > ext && \
+        openssl x509 -req -in req.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile ext -out cert.pem -days 2";
+    let made = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(env.path(""))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    drop(held);
+    let folder = env.path("").display().to_string();
+    let server = format!(
+        "listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
+         location /git/ {{ proxy_pass {}; }}
+         location /away/ {{ return 302 {}; }}",
+        http.url(""),
+        http.url("some.git/info/refs?service=git-upload-pack"),
+    );
+    let _nginx = Nginx::configured(&env, &server);
+    let ask = |path: &str, trusted: &str| {
+        env.fetch_hash(&hash)
+            .args(["--git", &format!("https://127.0.0.1:{port}/{path}")])
+            .args(["--rev", &commit, "-o", "out"])
+            .variable("SSL_CERT_FILE", env.path(trusted))
+            .go()
+    };
+    ask("git/some.git", "cert.pem").exits(5).says("certificate");
+    ask("away/some.git", "ca.pem")
+        .exits(5)
+        .says("redirect from https to http");
+    ask("git/some.git", "ca.pem").exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::repositories::checkouts_of;
 use super::{Candidate, CandidatePlace, CloneOf, KnownNames, Lookup, Source, SourceKind};
 use crate::git::{Repository, Revision, remote};
 use crate::places::Places;
-use crate::request::{GitSource, Request};
+use crate::request::{GitSource, Request, Target};
 
 #[derive(Debug)]
 pub(super) struct Git {
@@ -35,11 +35,16 @@ impl Source for Git {
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
+        let url = &self.source.url;
+        if remote::is_local(url) && matches!(request.target, Target::Given(_)) {
+            // Whoever wrote a derivation has no business with files of this machine.
+            return Lookup::Skipped("only a command line may name a file:// URL".into());
+        }
         if self.is_local() {
             return self.look_up_here(request);
         }
-        let scheme = self.source.url.url().scheme();
-        if !remote::is_supported(&self.source.url) {
+        if !remote::is_supported(url) {
+            let scheme = url.url().scheme();
             return Lookup::Skipped(format!(
                 "repositories are not fetched from {scheme}:// URLs"
             ));
