@@ -21,6 +21,7 @@ mod revision;
 pub use checkout::{Checkout, Form};
 pub(crate) use discover::discover;
 pub(crate) use folder::Folder;
+pub(crate) use objects::Blobs;
 pub use repository::Repository;
 pub(crate) use repository::Roots;
 pub use revision::{Revision, RevisionError};

@@ -41,12 +41,24 @@ pub(super) struct Object {
     pub(super) data: Vec<u8>,
 }
 
+/// Blobs that lie elsewhere.
+pub(crate) trait Blobs: std::fmt::Debug {
+    /// Says whether a blob seems to be there, without reading it.
+    fn has(&self, id: &oid) -> bool;
+    /// Reads a blob, and sees that it is the one.
+    fn read(&self, id: &oid) -> Option<Vec<u8>>;
+    /// Returns how many were read.
+    fn taken(&self) -> u64;
+}
+
 /// All folders of objects that a repository has.
 #[derive(Debug)]
 pub(super) struct Database {
     stores: Vec<Store>,
     /// Why objects may be missing.
     left_out: Option<String>,
+    /// Where blobs are that are not here.
+    elsewhere: Option<Rc<dyn Blobs>>,
     cache: RefCell<Cache>,
 }
 
@@ -104,6 +116,7 @@ impl Database {
         Self {
             stores: stores.collect(),
             left_out,
+            elsewhere: None,
             cache: RefCell::default(),
         }
     }
@@ -113,6 +126,11 @@ impl Database {
         for store in &mut self.stores {
             store.packs = OnceCell::new();
         }
+    }
+
+    /// Says where blobs are that are not here.
+    pub(super) fn lean_on(&mut self, blobs: Rc<dyn Blobs>) {
+        self.elsewhere = Some(blobs);
     }
 
     pub(super) fn left_out(&self) -> Option<&str> {
@@ -135,7 +153,13 @@ impl Database {
 
     /// Reads an object that must be there and of a kind.
     pub(super) fn get(&self, id: &oid, kind: Kind) -> io::Result<Rc<Object>> {
-        match self.find(id)? {
+        let found = match (self.find(id)?, &self.elsewhere) {
+            (None, Some(blobs)) if kind == Kind::Blob => {
+                blobs.read(id).map(|data| Rc::new(Object { kind, data }))
+            }
+            (found, _) => found,
+        };
+        match found {
             Some(object) if object.kind == kind => Ok(object),
             Some(object) => Err(corrupt(format!(
                 "{id} is a {}, and a {kind} is wanted",

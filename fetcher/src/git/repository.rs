@@ -13,7 +13,7 @@ use store_index::beneath::Beneath;
 use store_index::path_text::printable;
 
 use super::folder::Folder;
-use super::objects::{self, Database};
+use super::objects::{self, Blobs, Database};
 use super::revision::Revision;
 use super::{corrupt, references};
 
@@ -121,6 +121,11 @@ impl Repository {
             database: Database::new(stores, left_out),
             lock: None,
         })
+    }
+
+    /// Says where blobs are that are not here.
+    pub(super) fn lean_on(&mut self, blobs: Rc<dyn Blobs>) {
+        self.database.lean_on(blobs);
     }
 
     /// Keeps a lock for as long as it is open.

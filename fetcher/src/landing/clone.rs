@@ -21,7 +21,9 @@ impl Landing<'_> {
         };
         // What was kept may be damaged, and is given up then.
         for may_be_damaged in [true, false] {
-            let mut rooms = Rooms::new(clone.cache.as_deref(), &place);
+            // So may be what an index says of files.
+            let blobs = clone.blobs.as_ref().filter(|_| may_be_damaged);
+            let mut rooms = Rooms::new(clone.cache.as_deref(), &place, blobs);
             let what = format!("fetching {}", candidate.location);
             self.watch.progress.begin(&what, None, Unit::Bytes);
             let (watch, wanted) = (self.watch, wanted_tree(self.request));
@@ -38,8 +40,8 @@ impl Landing<'_> {
                 self.remark = Some(fetched.remark());
                 return Ok(landed);
             };
-            let is_damaged = wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0;
-            if !(may_be_damaged && is_damaged && fetched.leant_on_kept) {
+            let is_suspect = wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0;
+            if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
                 return Ok(landed);
             }
             fetched.forget(clone.cache.as_deref());

@@ -1,12 +1,14 @@
 //! The repository that was given with `--git`.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use store_index::watch::Watch;
 
+use super::blobs::LocalBlobs;
 use super::repositories::checkouts_of;
 use super::{Candidate, CandidatePlace, CloneOf, KnownNames, Lookup, Source, SourceKind};
-use crate::git::{Repository, Revision, remote};
+use crate::git::{Blobs, Repository, Revision, remote};
 use crate::places::Places;
 use crate::request::{GitSource, Request, Target};
 
@@ -14,13 +16,16 @@ use crate::request::{GitSource, Request, Target};
 pub(super) struct Git {
     source: GitSource,
     cache: Option<PathBuf>,
+    blobs: Option<Rc<dyn Blobs>>,
 }
 
 impl Git {
     pub(super) fn new(source: &GitSource, places: &Places) -> Self {
+        let blobs = LocalBlobs::of(places);
         Self {
             source: source.clone(),
             cache: places.git_cache.clone(),
+            blobs: blobs.map(|blobs| Rc::new(blobs) as Rc<dyn Blobs>),
         }
     }
 }
@@ -57,6 +62,7 @@ impl Source for Git {
         let clone = CandidatePlace::Clone(CloneOf {
             source: self.source.clone(),
             cache: self.cache.clone(),
+            blobs: self.blobs.clone(),
         });
         let places = kept.into_iter().flatten().chain([clone]);
         Lookup::Found(places.map(|place| self.candidate(place)).collect())
@@ -81,7 +87,8 @@ impl Git {
         if self.source.submodules {
             return None;
         }
-        remote::kept(self.cache.as_deref()?, &self.source.url, id)
+        let cache = self.cache.as_deref()?;
+        remote::kept(cache, &self.source.url, id, self.blobs.as_ref())
     }
 
     fn look_up_here(&self, request: &Request) -> Lookup {

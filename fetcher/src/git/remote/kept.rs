@@ -9,6 +9,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
@@ -16,7 +17,7 @@ use store_index::digest::{Algorithm, Hasher};
 use store_index::watch::Watch;
 
 use super::room::{self, own_folder};
-use crate::git::Repository;
+use crate::git::{Blobs, Repository};
 use crate::source_url::SourceUrl;
 
 /// The most that all of them take on disk, in bytes; those not used for longest go first.
@@ -92,7 +93,12 @@ impl Kept {
 }
 
 /// Opens the repository of a URL if a commit is in it, without waiting for anybody.
-pub(crate) fn kept(cache: &Path, url: &SourceUrl, id: &ObjectId) -> Option<Repository> {
+pub(crate) fn kept(
+    cache: &Path,
+    url: &SourceUrl,
+    id: &ObjectId,
+    blobs: Option<&Rc<dyn Blobs>>,
+) -> Option<Repository> {
     let path = cache.join(name_of(url));
     if !path.join(TIPS).exists() {
         return None;
@@ -105,6 +111,9 @@ pub(crate) fn kept(cache: &Path, url: &SourceUrl, id: &ObjectId) -> Option<Repos
     }
     let mut repository = room::open(&path).ok()?;
     repository.hold(lock);
+    if let Some(blobs) = blobs {
+        repository.lean_on(Rc::clone(blobs));
+    }
     Some(repository)
 }
 

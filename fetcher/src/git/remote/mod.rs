@@ -7,6 +7,7 @@ mod connect;
 mod http;
 mod kept;
 mod line;
+mod missing;
 mod receive;
 mod room;
 mod session;
@@ -29,8 +30,8 @@ pub(crate) use self::kept::kept;
 use self::line::Line;
 use self::room::Room;
 pub(crate) use self::room::Rooms;
-use self::session::{Depth, Destination, Failure, Session};
-use super::{Checkout, Folder, Form, Repository, Revision, Roots};
+use self::session::{Depth, Destination, Failure, Session, Wanted};
+use super::{Blobs, Checkout, Folder, Form, Repository, Revision, Roots};
 use crate::download::DownloadError;
 use crate::net::{Client, NetClass};
 use crate::request::GitSource;
@@ -41,6 +42,9 @@ const MAX_SUBMODULE_DEPTH: usize = 16;
 
 /// The most different submodules of one request: each is a connection or two.
 const MAX_SUBMODULES: usize = 1000;
+
+/// How many files one request asks for: servers read a request into memory.
+const MAX_BLOBS_ASKED: usize = 20_000;
 
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
@@ -64,8 +68,10 @@ pub(crate) struct Fetched {
     pub(crate) got_bytes: u64,
     /// How much of that were packs.
     pub(crate) pack_bytes: u64,
-    /// Whether something of it was there before.
-    pub(crate) leant_on_kept: bool,
+    /// Whether something of it was here before.
+    pub(crate) leant_on_others: bool,
+    /// Files that no server had to send.
+    blobs: Option<Rc<dyn Blobs>>,
     /// Whence it all came.
     urls: Vec<SourceUrl>,
 }
@@ -73,13 +79,14 @@ pub(crate) struct Fetched {
 impl Fetched {
     /// Says what it cost.
     pub(crate) fn remark(&self) -> String {
-        let bytes = self.got_bytes;
-        let rest = match (self.leant_on_kept, self.pack_bytes) {
-            (false, _) => "",
-            (true, 0) => "; everything was kept from an earlier fetch",
-            (true, _) => "; the rest was kept from an earlier fetch",
-        };
-        format!("{bytes} bytes came{rest}")
+        let mut remark = format!("{} bytes came", self.got_bytes);
+        let taken = self.blobs.as_ref().map_or(0, |blobs| blobs.taken());
+        if taken > 0 {
+            remark.push_str(&format!("; {taken} files were here already"));
+        } else if self.leant_on_others {
+            remark.push_str("; the rest was kept from an earlier fetch");
+        }
+        remark
     }
 
     /// Throws away what is kept of the repositories that it came from.
@@ -112,7 +119,7 @@ pub(crate) fn fetch(
         line: &line,
         submodules: HashMap::new(),
         urls: Vec::new(),
-        leant_on_kept: false,
+        leant_on_others: false,
         is_damaged: false,
     };
     let checkouts = match visit.all(source, wanted) {
@@ -129,7 +136,8 @@ pub(crate) fn fetch(
         checkouts,
         got_bytes: line.got_bytes(),
         pack_bytes: line.pack_bytes(),
-        leant_on_kept: visit.leant_on_kept,
+        leant_on_others: visit.leant_on_others,
+        blobs: visit.rooms.blobs().cloned(),
         urls: visit.urls,
     })
 }
@@ -143,7 +151,7 @@ struct Visit<'a, 'rooms> {
     /// Submodules that were fetched: the same one may be there several times.
     submodules: HashMap<(String, ObjectId), Checkout>,
     urls: Vec<SourceUrl>,
-    leant_on_kept: bool,
+    leant_on_others: bool,
     /// What was kept seems to be damaged.
     is_damaged: bool,
 }
@@ -176,7 +184,7 @@ impl Visit<'_, '_> {
                 kept::forget(cache, &url);
             }
         }
-        self.leant_on_kept = false;
+        self.leant_on_others = false;
         self.is_damaged = false;
     }
 
@@ -197,15 +205,28 @@ impl Visit<'_, '_> {
         })?;
         self.urls.push(url.clone());
         let was_kept = !room.tips().is_empty();
-        self.leant_on_kept |= was_kept;
-        let (revisions, tips) = match revision {
-            Revision::Id(id) if room.tips().contains(id) => (vec![revision.clone()], vec![*id]),
-            _ => fetch_into(&room, url, revision, self.client, self.line).inspect_err(|_| {
-                // The pack may need something that is there no more.
-                self.is_damaged = was_kept && self.line.is_pack();
-            })?,
+        let blobs = self.rooms.blobs();
+        self.leant_on_others |= was_kept || blobs.is_some();
+        let is_whole = match revision {
+            Revision::Id(id) if room.tips().contains(id) => {
+                !room.is_partial()
+                    || missing::of(&room, &[*id], blobs).is_ok_and(|ids| ids.is_empty())
+            }
+            _ => false,
         };
-        let repository = room.open_with(&tips).map_err(local)?;
+        let (revisions, tips) = match revision {
+            Revision::Id(id) if is_whole => (vec![revision.clone()], vec![*id]),
+            _ => fetch_into(&room, url, revision, self.client, (self.line, blobs)).inspect_err(
+                |_| {
+                    // The pack may need something that is there no more.
+                    self.is_damaged = was_kept && self.line.is_pack();
+                },
+            )?,
+        };
+        let mut repository = room.open_with(&tips).map_err(local)?;
+        if let Some(blobs) = blobs {
+            repository.lean_on(Rc::clone(blobs));
+        }
         let trees = trees_of(&repository, &revisions);
         self.is_damaged = was_kept && trees.is_err();
         Ok((Rc::new(repository), trees?))
@@ -286,13 +307,13 @@ fn fetch_into(
     url: &SourceUrl,
     revision: &Revision,
     client: &Client,
-    line: &Line<'_>,
+    (line, blobs): (&Line<'_>, Option<&Rc<dyn Blobs>>),
 ) -> Result<(Vec<Revision>, Vec<ObjectId>), DownloadError> {
     let mut depth = None;
     loop {
         let connected = connect(url, client, line);
         let (transport, program) = connected.map_err(|failure| sorted(failure, line, None))?;
-        let answer = converse(transport, room, revision, depth, line);
+        let answer = converse(transport, room, revision, depth, (line, blobs));
         let failure = match answer {
             Ok(ids) => return Ok((ids.iter().copied().map(Revision::Id).collect(), ids)),
             // Once more, since the server hung up; all that it shows is all that is left to ask for.
@@ -318,13 +339,14 @@ fn converse<'a>(
     room: &Room,
     revision: &Revision,
     depth: Option<Depth>,
-    line: &'a Line<'a>,
+    (line, blobs): (&'a Line<'a>, Option<&Rc<dyn Blobs>>),
 ) -> Result<Vec<ObjectId>, (Failure, Option<Depth>)> {
     let mut session = Session::begin(transport, line).map_err(|failure| (failure, None))?;
     let ids = session
         .resolve(revision)
         .map_err(|failure| (failure, None))?;
-    if ids.iter().all(|id| room.tips().contains(id)) {
+    let is_known = ids.iter().all(|id| room.tips().contains(id));
+    if is_known && !room.is_partial() {
         return Ok(ids);
     }
     let depth = depth.unwrap_or_else(|| match revision {
@@ -332,16 +354,53 @@ fn converse<'a>(
         Revision::Name(_) if session.knows_shallow() => Depth::One,
         Revision::Name(_) => Depth::Full,
     });
-    let repository =
-        room::open(room.path()).map_err(|error| (Failure::Other(error.to_string()), None))?;
-    let destination = Destination {
-        folder: room.path(),
-        repository: &repository,
-        haves: room.tips(),
-    };
-    session
-        .fetch(&ids, depth, destination)
-        .map_err(|failure| (failure, Some(depth)))?;
+    // Whoever has all blobs of an earlier commit gets less as a difference to it.
+    let leaves_out = room.is_partial() || (blobs.is_some() && room.tips().is_empty());
+    let is_partial = leaves_out && depth == Depth::One && session.knows_partial();
+    let here = |error: io::Error| (Failure::Other(error.to_string()), None);
+    if !is_known || !is_partial {
+        let repository = room::open(room.path()).map_err(here)?;
+        let wanted = Wanted {
+            ids: &ids,
+            depth,
+            blobs: !is_partial,
+        };
+        let destination = Destination {
+            folder: room.path(),
+            repository: &repository,
+            // Of a partial repository it would be a lie.
+            haves: if room.is_partial() && !is_partial {
+                &[]
+            } else {
+                room.tips()
+            },
+        };
+        if is_partial {
+            room.set_partial().map_err(here)?;
+        }
+        session
+            .fetch(wanted, destination)
+            .map_err(|failure| (failure, Some(depth)))?;
+    }
+    if is_partial {
+        let ids = missing::of(room, &ids, blobs).map_err(here)?;
+        for ids in ids.chunks(MAX_BLOBS_ASKED) {
+            let repository = room::open(room.path()).map_err(here)?;
+            let wanted = Wanted {
+                ids,
+                depth: Depth::Full,
+                blobs: true,
+            };
+            let destination = Destination {
+                folder: room.path(),
+                repository: &repository,
+                haves: &[],
+            };
+            session
+                .fetch(wanted, destination)
+                .map_err(|failure| (failure, None))?;
+        }
+    }
     // Among all that a server shows it may not be; then nothing is remembered.
     let opened = room::open(room.path());
     let is_there = |id: &ObjectId| {

@@ -11,15 +11,19 @@ use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
 use super::kept::Kept;
-use crate::git::{Folder, Repository, Roots};
+use crate::git::{Blobs, Folder, Repository, Roots};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedTree};
+
+/// A file that says that blobs may be missing in a repository.
+const PARTIAL: &str = "partial";
 
 /// Makes repositories for one request.
 #[derive(Debug)]
 pub(crate) struct Rooms<'a> {
     cache: Option<&'a Path>,
     output: &'a Place,
+    blobs: Option<&'a Rc<dyn Blobs>>,
     hidden: Option<Hidden>,
     /// One is open, and locked.
     is_holding: bool,
@@ -37,10 +41,15 @@ pub(super) enum Room {
 impl<'a> Rooms<'a> {
     /// Repositories are kept in `cache`, if it is there and ours; else they lie beside an output, and never beside one
     /// that a daemon gave us.
-    pub(crate) const fn new(cache: Option<&'a Path>, output: &'a Place) -> Self {
+    pub(crate) const fn new(
+        cache: Option<&'a Path>,
+        output: &'a Place,
+        blobs: Option<&'a Rc<dyn Blobs>>,
+    ) -> Self {
         Self {
             cache,
             output,
+            blobs,
             hidden: None,
             is_holding: false,
         }
@@ -72,6 +81,11 @@ impl<'a> Rooms<'a> {
         self.is_holding = false;
     }
 
+    /// Returns files that a server need not send.
+    pub(super) const fn blobs(&self) -> Option<&'a Rc<dyn Blobs>> {
+        self.blobs
+    }
+
     /// Returns where repositories are kept.
     pub(super) const fn cache(&self) -> Option<&'a Path> {
         self.cache
@@ -92,6 +106,16 @@ impl Room {
             Self::Kept(kept) => &kept.tips,
             Self::Passing(_) => &[],
         }
+    }
+
+    /// Returns true if blobs may be missing in it.
+    pub(super) fn is_partial(&self) -> bool {
+        self.path().join(PARTIAL).exists()
+    }
+
+    /// Remembers that blobs may be missing in it.
+    pub(super) fn set_partial(&self) -> io::Result<()> {
+        fs_err::write(self.path().join(PARTIAL), "")
     }
 
     /// Remembers which commits came, and opens the repository.

@@ -44,6 +44,15 @@ pub(super) enum Depth {
     Everything,
 }
 
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) ids: &'a [ObjectId],
+    pub(super) depth: Depth,
+    /// Whether the content of files is wanted too.
+    pub(super) blobs: bool,
+}
+
 /// Where a pack goes, and what is there already.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Destination<'a> {
@@ -177,6 +186,13 @@ impl<'a, T: Transport> Session<'a, T> {
         capabilities.contains("shallow")
     }
 
+    /// Says whether the server can leave out the content of files, and give it out one by one.
+    pub(super) fn knows_partial(&self) -> bool {
+        let fetch = self.handshake.capabilities.capability("fetch");
+        let can_filter = fetch.and_then(|fetch| fetch.supports("filter"));
+        self.is_v2() && can_filter.unwrap_or(false)
+    }
+
     /// Git itself gives out everything it has, once it speaks the second version: what it has not got is not there.
     fn refusal_is_final(&self) -> bool {
         let agent = self.handshake.capabilities.capability("agent");
@@ -189,12 +205,11 @@ impl<'a, T: Transport> Session<'a, T> {
     /// Has a pack made of what is wanted, and indexes it.
     pub(super) fn fetch(
         &mut self,
-        wants: &[ObjectId],
-        depth: Depth,
+        wanted: Wanted<'_>,
         into: Destination<'_>,
     ) -> Result<(), Failure> {
-        let wants = match depth {
-            Depth::One | Depth::Full => wants.to_vec(),
+        let wants = match wanted.depth {
+            Depth::One | Depth::Full => wanted.ids.to_vec(),
             Depth::Everything => {
                 let all = ["refs/heads/".to_owned(), "refs/tags/".to_owned()];
                 let mut ids: Vec<_> = self.refs(&all)?.into_iter().map(|(_, id)| id).collect();
@@ -207,13 +222,14 @@ impl<'a, T: Transport> Session<'a, T> {
         if wants.is_empty() {
             return Err(Failure::Absent("the repository is empty".into()));
         }
-        let shallow = match depth {
+        let shallow = match wanted.depth {
             Depth::One => Shallow::DepthAtRemote(NonZeroU32::MIN),
             Depth::Full | Depth::Everything => Shallow::NoChange,
         };
         let mut ask = Ask {
             wants: &wants,
             haves: into.haves,
+            blobs: wanted.blobs,
         };
         let line = self.line;
         let is_final = self.refusal_is_final();
@@ -279,6 +295,7 @@ fn failure(error: &gix::Error) -> Failure {
 struct Ask<'a> {
     wants: &'a [ObjectId],
     haves: &'a [ObjectId],
+    blobs: bool,
 }
 
 impl Negotiate for Ask<'_> {
@@ -291,6 +308,9 @@ impl Negotiate for Ask<'_> {
     fn add_wants(&mut self, arguments: &mut Arguments, _known: &[bool]) -> bool {
         for want in self.wants {
             arguments.want(want);
+        }
+        if !self.blobs && arguments.can_use_filter() {
+            arguments.filter("blob:none");
         }
         !self.wants.is_empty()
     }
