@@ -231,9 +231,6 @@ impl Walk<'_> {
             {
                 continue;
             }
-            if self.policy.offline && matches!(candidate.place, CandidatePlace::Clone(_)) {
-                continue;
-            }
             if self.is_output(&candidate) || self.pass_over(source, &candidate) {
                 continue;
             }

@@ -83,6 +83,16 @@ fn the_next_commit_costs_its_difference() {
     let daemon = Daemon::start(&env, "srv");
     fetch_nar(&env, &daemon.url("some.git"), &first, &hash(&first));
     fetch_nar(&env, &daemon.url("some.git"), "main", &hash(&third));
+    // What would be used is explained; nobody is asked.
+    for (commit, is_kept) in [(&first, true), (&"0".repeat(40), false)] {
+        let explained = env
+            .fetch(["explain", &sri(b"x"), "--no-store", "--no-media"])
+            .args(["--git", &plain.url("some.git"), "--rev", commit])
+            .go();
+        assert_eq!(explained.stdout.contains("found"), is_kept, "{explained}");
+        assert!(explained.stdout.contains("would ask"), "{explained}");
+    }
+    assert_eq!(plain.take_sent_bytes(), 0);
     // Nobody else may look; the password is no part of a name.
     assert_eq!(mode(&env.path("cache/fetch/git")), 0o700);
     assert_eq!(kept(&env).len(), 3);

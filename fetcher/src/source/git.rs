@@ -1,14 +1,17 @@
-//! The repository that was given with `--git`.
+//! The repository that was given with `--git`: on this machine, as earlier fetches kept it, or on the network.
 
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use gix::ObjectId;
+use store_index::path_text::printable;
 use store_index::watch::Watch;
 
 use super::blobs::LocalBlobs;
 use super::repositories::checkouts_of;
 use super::{Candidate, CandidatePlace, CloneOf, KnownNames, Lookup, Source, SourceKind};
-use crate::git::{Blobs, Repository, Revision, remote};
+use crate::git::{Blobs, Checkout, Revision, remote};
 use crate::places::Places;
 use crate::request::{GitSource, Request, Target};
 
@@ -21,11 +24,10 @@ pub(super) struct Git {
 
 impl Git {
     pub(super) fn new(source: &GitSource, places: &Places) -> Self {
-        let blobs = LocalBlobs::of(places);
         Self {
             source: source.clone(),
             cache: places.git_cache.clone(),
-            blobs: blobs.map(|blobs| Rc::new(blobs) as Rc<dyn Blobs>),
+            blobs: local_blobs(places),
         }
     }
 }
@@ -54,22 +56,16 @@ impl Source for Git {
                 "repositories are not fetched from {scheme}:// URLs"
             ));
         }
-        // What was kept is tried without asking the server; if it is damaged, the server is asked after all.
-        let kept = self.kept().and_then(|repository| {
-            let checkouts = checkouts_of(repository, request).ok()?;
-            Some(checkouts.into_iter().map(CandidatePlace::Checkout))
-        });
         let clone = CandidatePlace::Clone(CloneOf {
             source: self.source.clone(),
             cache: self.cache.clone(),
             blobs: self.blobs.clone(),
         });
-        let places = kept.into_iter().flatten().chain([clone]);
-        Lookup::Found(places.map(|place| self.candidate(place)).collect())
+        Lookup::Found(vec![candidate(&self.source, clone)])
     }
 
     fn is_network(&self) -> bool {
-        !self.is_local() && self.kept().is_none()
+        !self.is_local()
     }
 }
 
@@ -79,38 +75,76 @@ impl Git {
         remote::is_local(&self.source.url) && !self.source.submodules
     }
 
-    /// What an earlier fetch kept, if the commit is in it.
-    fn kept(&self) -> Option<Repository> {
-        let Revision::Id(id) = &self.source.revision else {
-            return None;
-        };
-        if self.source.submodules {
-            return None;
-        }
-        let cache = self.cache.as_deref()?;
-        remote::kept(cache, &self.source.url, id, self.blobs.as_ref())
-    }
-
     fn look_up_here(&self, request: &Request) -> Lookup {
         let found = remote::open_file_url(&self.source.url)
             .and_then(|repository| checkouts_of(repository, request));
-        match found {
-            Ok(checkouts) if checkouts.is_empty() => Lookup::Absent(None),
-            Ok(checkouts) => {
-                let places = checkouts.into_iter().map(CandidatePlace::Checkout);
-                Lookup::Found(places.map(|place| self.candidate(place)).collect())
-            }
-            Err(error) => Lookup::Unavailable(error.to_string()),
-        }
+        found_in(&self.source, found)
+    }
+}
+
+/// What earlier fetches kept of that repository. Only a commit's own id says that nothing has changed since.
+#[derive(Debug)]
+pub(super) struct Kept {
+    source: GitSource,
+    id: ObjectId,
+    cache: PathBuf,
+    blobs: Option<Rc<dyn Blobs>>,
+}
+
+impl Kept {
+    /// `None` if nothing of it can be kept. Submodules are looked for when the repository itself is fetched.
+    pub(super) fn new(source: &GitSource, places: &Places) -> Option<Self> {
+        let (Revision::Id(id), Some(cache)) = (&source.revision, &places.git_cache) else {
+            return None;
+        };
+        let can_be = !source.submodules && !remote::is_local(&source.url) && cache.is_dir();
+        can_be.then(|| Self {
+            source: source.clone(),
+            id: *id,
+            cache: cache.clone(),
+            blobs: local_blobs(places),
+        })
+    }
+}
+
+impl Source for Kept {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Git
     }
 
-    fn candidate(&self, place: CandidatePlace) -> Candidate {
-        Candidate {
-            kind: SourceKind::Git,
-            location: self.source.url.to_string(),
-            place,
-            names: KnownNames::NotGuarded,
-            index: None,
+    fn location(&self) -> String {
+        printable(&self.cache)
+    }
+
+    fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
+        match remote::kept(&self.cache, &self.source.url, &self.id, self.blobs.as_ref()) {
+            Some(repository) => found_in(&self.source, checkouts_of(repository, request)),
+            None => Lookup::Absent(None),
         }
+    }
+}
+
+fn local_blobs(places: &Places) -> Option<Rc<dyn Blobs>> {
+    LocalBlobs::of(places).map(|blobs| Rc::new(blobs) as Rc<dyn Blobs>)
+}
+
+fn found_in(source: &GitSource, found: io::Result<Vec<Checkout>>) -> Lookup {
+    match found {
+        Ok(checkouts) if checkouts.is_empty() => Lookup::Absent(None),
+        Ok(checkouts) => {
+            let places = checkouts.into_iter().map(CandidatePlace::Checkout);
+            Lookup::Found(places.map(|place| candidate(source, place)).collect())
+        }
+        Err(error) => Lookup::Unavailable(error.to_string()),
+    }
+}
+
+fn candidate(source: &GitSource, place: CandidatePlace) -> Candidate {
+    Candidate {
+        kind: SourceKind::Git,
+        location: source.url.to_string(),
+        place,
+        names: KnownNames::NotGuarded,
+        index: None,
     }
 }

@@ -295,6 +295,9 @@ pub fn in_order<'a>(
         last.push(Box::new(url::Url::hashed(url)));
     }
     if let Some(git) = &request.git {
+        if let Some(kept) = git::Kept::new(git, places) {
+            sources.push(Box::new(kept));
+        }
         last.push(Box::new(git::Git::new(git, places)));
     }
     // Behind all, and no network source: it only says what would help when nothing else did.
