@@ -1,5 +1,6 @@
 //! Trees with submodules.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::support::git::{File, GIT, Repository, file, nar_of};
@@ -121,6 +122,40 @@ fn submodules_are_those_of_a_recursive_clone() {
     assert!(!env.path("outside").exists());
     let daemon = Daemon::start(&env, "srv");
     fetch(&env, &daemon.url("upper.git"), "main", &hash, 0);
+
+    // What is on this machine is not asked for, wherever a clone keeps it.
+    let git = Repository::at(&env, "tmp");
+    let clone = env.path("src/clone");
+    let url = http.url("upper.git");
+    git.git(&["clone", "-q", "--recursive", &url, clone.to_str().unwrap()]);
+    fs_err::remove_dir_all(env.path("cache/fetch")).unwrap();
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    http.take_sent_bytes();
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", &commit, "--submodules"])
+        .args(["-o", "out", "--media"])
+        .arg(env.path("src"))
+        .go()
+        .exits(0);
+    assert_eq!(http.take_sent_bytes(), 0);
+    fs_err::remove_dir_all(clone.join(".git/modules/again")).unwrap();
+    // One that is incomplete makes it slower, and nothing else.
+    Repository::at(&env, "src/clone/.git/modules/m").git(&["repack", "-adfq"]);
+    for name in names_in(&clone.join(".git/modules/m/objects/pack")) {
+        let path = clone.join(".git/modules/m/objects/pack").join(name);
+        let len = fs_err::metadata(&path).unwrap().len();
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let file = fs_err::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(len * 2 / 3).unwrap();
+    }
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", &commit, "--submodules"])
+        .args(["-o", "out", "--media"])
+        .arg(env.path("src"))
+        .go()
+        .exits(0);
+    assert!(http.take_sent_bytes() > 0);
 
     // Without the option they are empty directories, as in a plain clone.
     fs_err::remove_dir_all(env.out("out")).unwrap();

@@ -19,9 +19,9 @@ mod repository;
 mod revision;
 
 pub use checkout::{Checkout, Form};
-pub(crate) use discover::discover;
+pub(crate) use discover::{discover, discover_modules};
 pub(crate) use folder::Folder;
-pub(crate) use objects::Blobs;
+pub(crate) use objects::Here;
 pub use repository::Repository;
 pub(crate) use repository::Roots;
 pub use revision::{Revision, RevisionError};

@@ -8,12 +8,15 @@ use std::rc::Rc;
 
 use gix::objs::Kind;
 use gix::odb::pack::data::entry::Header;
-use gix::oid;
 use gix::zlib::Decompress;
+use gix::{ObjectId, oid};
+
+use store_index::watch::Watch;
 
 use super::folder::{Folder, is_absent};
 use super::inflate::{self, MAX_OBJECT_BYTES};
 use super::pack::Pack;
+use super::repository::Repository;
 use super::{OBJECT_HASH, corrupt};
 
 /// The most packs of one folder of objects: each holds a descriptor open or two, of which processes have 1024.
@@ -41,14 +44,18 @@ pub(super) struct Object {
     pub(super) data: Vec<u8>,
 }
 
-/// Blobs that lie elsewhere.
-pub(crate) trait Blobs: std::fmt::Debug {
+/// What this machine has of what a server would send.
+pub(crate) trait Here: std::fmt::Debug {
+    /// Returns a repository that has a commit, and the trees that it may mean.
+    fn commit(&self, id: &oid, watch: Watch<'_>) -> Option<(Repository, Vec<ObjectId>)>;
+    /// Says whether files are known by their git ids at all.
+    fn knows_blobs(&self) -> bool;
     /// Says whether a blob seems to be there, without reading it.
-    fn has(&self, id: &oid) -> bool;
+    fn has_blob(&self, id: &oid) -> bool;
     /// Reads a blob, and sees that it is the one.
-    fn read(&self, id: &oid) -> Option<Vec<u8>>;
+    fn read_blob(&self, id: &oid) -> Option<Vec<u8>>;
     /// Returns how many were read.
-    fn taken(&self) -> u64;
+    fn blobs_read(&self) -> u64;
 }
 
 /// All folders of objects that a repository has.
@@ -58,7 +65,7 @@ pub(super) struct Database {
     /// Why objects may be missing.
     left_out: Option<String>,
     /// Where blobs are that are not here.
-    elsewhere: Option<Rc<dyn Blobs>>,
+    elsewhere: Option<Rc<dyn Here>>,
     cache: RefCell<Cache>,
 }
 
@@ -129,8 +136,8 @@ impl Database {
     }
 
     /// Says where blobs are that are not here.
-    pub(super) fn lean_on(&mut self, blobs: Rc<dyn Blobs>) {
-        self.elsewhere = Some(blobs);
+    pub(super) fn lean_on(&mut self, here: Rc<dyn Here>) {
+        self.elsewhere = Some(here);
     }
 
     pub(super) fn left_out(&self) -> Option<&str> {
@@ -154,9 +161,9 @@ impl Database {
     /// Reads an object that must be there and of a kind.
     pub(super) fn get(&self, id: &oid, kind: Kind) -> io::Result<Rc<Object>> {
         let found = match (self.find(id)?, &self.elsewhere) {
-            (None, Some(blobs)) if kind == Kind::Blob => {
-                blobs.read(id).map(|data| Rc::new(Object { kind, data }))
-            }
+            (None, Some(here)) if kind == Kind::Blob => here
+                .read_blob(id)
+                .map(|data| Rc::new(Object { kind, data })),
             (found, _) => found,
         };
         match found {

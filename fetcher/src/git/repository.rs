@@ -13,7 +13,7 @@ use store_index::beneath::Beneath;
 use store_index::path_text::printable;
 
 use super::folder::Folder;
-use super::objects::{self, Blobs, Database};
+use super::objects::{self, Database, Here};
 use super::revision::Revision;
 use super::{corrupt, references};
 
@@ -124,8 +124,8 @@ impl Repository {
     }
 
     /// Says where blobs are that are not here.
-    pub(super) fn lean_on(&mut self, blobs: Rc<dyn Blobs>) {
-        self.database.lean_on(blobs);
+    pub(super) fn lean_on(&mut self, here: Rc<dyn Here>) {
+        self.database.lean_on(here);
     }
 
     /// Keeps a lock for as long as it is open.

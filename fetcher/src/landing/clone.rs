@@ -21,9 +21,9 @@ impl Landing<'_> {
         };
         // What was kept may be damaged, and is given up then.
         for may_be_damaged in [true, false] {
-            // So may be what an index says of files.
-            let blobs = clone.blobs.as_ref().filter(|_| may_be_damaged);
-            let mut rooms = Rooms::new(clone.cache.as_deref(), &place, blobs);
+            // So may be what else is on this machine.
+            let here = clone.here.as_ref().filter(|_| may_be_damaged);
+            let mut rooms = Rooms::new(clone.cache.as_deref(), &place, here);
             let what = format!("fetching {}", candidate.location);
             self.watch.progress.begin(&what, None, Unit::Bytes);
             let (watch, wanted) = (self.watch, wanted_tree(self.request));

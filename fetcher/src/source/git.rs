@@ -8,10 +8,10 @@ use gix::ObjectId;
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
-use super::blobs::LocalBlobs;
+use super::here::OnThisMachine;
 use super::repositories::checkouts_of;
 use super::{Candidate, CandidatePlace, CloneOf, KnownNames, Lookup, Source, SourceKind};
-use crate::git::{Blobs, Checkout, Revision, remote};
+use crate::git::{Checkout, Here, Revision, remote};
 use crate::places::Places;
 use crate::request::{GitSource, Request, Target};
 
@@ -19,7 +19,7 @@ use crate::request::{GitSource, Request, Target};
 pub(super) struct Git {
     source: GitSource,
     cache: Option<PathBuf>,
-    blobs: Option<Rc<dyn Blobs>>,
+    here: Option<Rc<dyn Here>>,
 }
 
 impl Git {
@@ -27,7 +27,7 @@ impl Git {
         Self {
             source: source.clone(),
             cache: places.git_cache.clone(),
-            blobs: local_blobs(places),
+            here: here(places),
         }
     }
 }
@@ -59,7 +59,7 @@ impl Source for Git {
         let clone = CandidatePlace::Clone(CloneOf {
             source: self.source.clone(),
             cache: self.cache.clone(),
-            blobs: self.blobs.clone(),
+            here: self.here.clone(),
         });
         Lookup::Found(vec![candidate(&self.source, clone)])
     }
@@ -88,7 +88,7 @@ pub(super) struct Kept {
     source: GitSource,
     id: ObjectId,
     cache: PathBuf,
-    blobs: Option<Rc<dyn Blobs>>,
+    here: Option<Rc<dyn Here>>,
 }
 
 impl Kept {
@@ -102,7 +102,7 @@ impl Kept {
             source: source.clone(),
             id: *id,
             cache: cache.clone(),
-            blobs: local_blobs(places),
+            here: here(places),
         })
     }
 }
@@ -117,15 +117,15 @@ impl Source for Kept {
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
-        match remote::kept(&self.cache, &self.source.url, &self.id, self.blobs.as_ref()) {
+        match remote::kept(&self.cache, &self.source.url, &self.id, self.here.as_ref()) {
             Some(repository) => found_in(&self.source, checkouts_of(repository, request)),
             None => Lookup::Absent(None),
         }
     }
 }
 
-fn local_blobs(places: &Places) -> Option<Rc<dyn Blobs>> {
-    LocalBlobs::of(places).map(|blobs| Rc::new(blobs) as Rc<dyn Blobs>)
+fn here(places: &Places) -> Option<Rc<dyn Here>> {
+    OnThisMachine::of(places).map(|here| Rc::new(here) as Rc<dyn Here>)
 }
 
 fn found_in(source: &GitSource, found: io::Result<Vec<Checkout>>) -> Lookup {

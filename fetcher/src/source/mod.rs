@@ -4,10 +4,10 @@
 //! all. Adding a source is a file here and a line in [`in_order`].
 
 mod absent;
-mod blobs;
 mod by_name;
 mod directories;
 mod git;
+mod here;
 mod links;
 mod media;
 mod repositories;
@@ -23,7 +23,7 @@ use store_index::tree::Skip;
 use store_index::watch::Watch;
 
 pub(crate) use self::repositories::wanted_tree;
-use crate::git::{Blobs, Checkout};
+use crate::git::{Checkout, Here};
 use crate::places::Places;
 use crate::request::{GitSource, Request};
 use crate::source_url::SourceUrl;
@@ -138,8 +138,8 @@ pub struct CloneOf {
     pub source: GitSource,
     /// Where repositories are kept, if they are.
     pub cache: Option<PathBuf>,
-    /// Files that a server need not send.
-    pub(crate) blobs: Option<Rc<dyn Blobs>>,
+    /// What a server need not send.
+    pub(crate) here: Option<Rc<dyn Here>>,
 }
 
 /// How to get at a candidate.

@@ -17,7 +17,7 @@ use store_index::digest::{Algorithm, Hasher};
 use store_index::watch::Watch;
 
 use super::room::{self, own_folder};
-use crate::git::{Blobs, Repository};
+use crate::git::{Here, Repository};
 use crate::source_url::SourceUrl;
 
 /// The most that all of them take on disk, in bytes; those not used for longest go first.
@@ -97,7 +97,7 @@ pub(crate) fn kept(
     cache: &Path,
     url: &SourceUrl,
     id: &ObjectId,
-    blobs: Option<&Rc<dyn Blobs>>,
+    here: Option<&Rc<dyn Here>>,
 ) -> Option<Repository> {
     let path = cache.join(name_of(url));
     if !path.join(TIPS).exists() {
@@ -111,8 +111,8 @@ pub(crate) fn kept(
     }
     let mut repository = room::open(&path).ok()?;
     repository.hold(lock);
-    if let Some(blobs) = blobs {
-        repository.lean_on(Rc::clone(blobs));
+    if let Some(here) = here {
+        repository.lean_on(Rc::clone(here));
     }
     Some(repository)
 }

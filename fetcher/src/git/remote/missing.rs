@@ -10,18 +10,18 @@ use gix::objs::{Kind, TreeRefIter};
 use store_index::tree::{MAX_DEPTH, MAX_ENTRIES};
 
 use super::room::{self, Room};
-use crate::git::{Blobs, OBJECT_HASH, Repository, Revision, corrupt};
+use crate::git::{Here, OBJECT_HASH, Repository, Revision, corrupt};
 
 /// Returns the blobs of commits that are neither in a repository nor among the files of this machine.
 pub(super) fn of(
     room: &Room,
     commits: &[ObjectId],
-    blobs: Option<&Rc<dyn Blobs>>,
+    here: Option<&Rc<dyn Here>>,
 ) -> io::Result<Vec<ObjectId>> {
     let repository = room::open(room.path())?;
     let mut search = Search {
         repository: &repository,
-        blobs,
+        here,
         seen: HashSet::new(),
         missing: Vec::new(),
     };
@@ -35,7 +35,7 @@ pub(super) fn of(
 
 struct Search<'a> {
     repository: &'a Repository,
-    blobs: Option<&'a Rc<dyn Blobs>>,
+    here: Option<&'a Rc<dyn Here>>,
     /// Trees and blobs; the same may be there many times.
     seen: HashSet<ObjectId>,
     missing: Vec<ObjectId>,
@@ -61,7 +61,7 @@ impl Search<'_> {
                 EntryKind::Commit => {}
                 _ if self.seen.insert(id) => {
                     let is_here = self.repository.database.kind(&id)?.is_some()
-                        || self.blobs.is_some_and(|blobs| blobs.has(&id));
+                        || self.here.is_some_and(|here| here.has_blob(&id));
                     if !is_here {
                         self.missing.push(id);
                     }

@@ -13,6 +13,7 @@ mod room;
 mod session;
 mod submodules;
 mod system;
+mod talk;
 mod wire;
 
 use std::collections::HashMap;
@@ -25,15 +26,13 @@ use gix::ObjectId;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-use self::connect::connect;
 pub(crate) use self::kept::kept;
 use self::line::Line;
-use self::room::Room;
 pub(crate) use self::room::Rooms;
-use self::session::{Depth, Destination, Failure, Session, Wanted};
-use super::{Blobs, Checkout, Folder, Form, Repository, Revision, Roots};
+use self::talk::fetch_into;
+use super::{Checkout, Folder, Form, Here, Repository, Revision, Roots};
 use crate::download::DownloadError;
-use crate::net::{Client, NetClass};
+use crate::net::Client;
 use crate::request::GitSource;
 use crate::source_url::SourceUrl;
 
@@ -42,9 +41,6 @@ const MAX_SUBMODULE_DEPTH: usize = 16;
 
 /// The most different submodules of one request: each is a connection or two.
 const MAX_SUBMODULES: usize = 1000;
-
-/// How many files one request asks for: servers read a request into memory.
-const MAX_BLOBS_ASKED: usize = 20_000;
 
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
@@ -70,8 +66,8 @@ pub(crate) struct Fetched {
     pub(crate) pack_bytes: u64,
     /// Whether something of it was here before.
     pub(crate) leant_on_others: bool,
-    /// Files that no server had to send.
-    blobs: Option<Rc<dyn Blobs>>,
+    /// What no server had to send.
+    here: Option<Rc<dyn Here>>,
     /// Whence it all came.
     urls: Vec<SourceUrl>,
 }
@@ -80,7 +76,7 @@ impl Fetched {
     /// Says what it cost.
     pub(crate) fn remark(&self) -> String {
         let mut remark = format!("{} bytes came", self.got_bytes);
-        let taken = self.blobs.as_ref().map_or(0, |blobs| blobs.taken());
+        let taken = self.here.as_ref().map_or(0, |here| here.blobs_read());
         if taken > 0 {
             remark.push_str(&format!("; {taken} files were here already"));
         } else if self.leant_on_others {
@@ -137,7 +133,7 @@ pub(crate) fn fetch(
         got_bytes: line.got_bytes(),
         pack_bytes: line.pack_bytes(),
         leant_on_others: visit.leant_on_others,
-        blobs: visit.rooms.blobs().cloned(),
+        here: visit.rooms.here().cloned(),
         urls: visit.urls,
     })
 }
@@ -198,6 +194,12 @@ impl Visit<'_, '_> {
             let trees = trees_of(&repository, slice::from_ref(revision))?;
             return Ok((Rc::new(repository), trees));
         }
+        if let (Revision::Id(id), Some(here)) = (revision, self.rooms.here())
+            && let Some((repository, trees)) = here.commit(id, self.line.watch)
+        {
+            self.leant_on_others = true;
+            return Ok((Rc::new(repository), trees));
+        }
         let room = self.rooms.of(url, self.line.watch);
         let room = room.map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => DownloadError::Interrupted,
@@ -205,18 +207,18 @@ impl Visit<'_, '_> {
         })?;
         self.urls.push(url.clone());
         let was_kept = !room.tips().is_empty();
-        let blobs = self.rooms.blobs();
-        self.leant_on_others |= was_kept || blobs.is_some();
+        let here = self.rooms.here();
+        self.leant_on_others |= was_kept || here.is_some();
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
                 !room.is_partial()
-                    || missing::of(&room, &[*id], blobs).is_ok_and(|ids| ids.is_empty())
+                    || missing::of(&room, &[*id], here).is_ok_and(|ids| ids.is_empty())
             }
             _ => false,
         };
         let (revisions, tips) = match revision {
             Revision::Id(id) if is_whole => (vec![revision.clone()], vec![*id]),
-            _ => fetch_into(&room, url, revision, self.client, (self.line, blobs)).inspect_err(
+            _ => fetch_into(&room, url, revision, self.client, (self.line, here)).inspect_err(
                 |_| {
                     // The pack may need something that is there no more.
                     self.is_damaged = was_kept && self.line.is_pack();
@@ -224,8 +226,8 @@ impl Visit<'_, '_> {
             )?,
         };
         let mut repository = room.open_with(&tips).map_err(local)?;
-        if let Some(blobs) = blobs {
-            repository.lean_on(Rc::clone(blobs));
+        if let Some(here) = here {
+            repository.lean_on(Rc::clone(here));
         }
         let trees = trees_of(&repository, &revisions);
         self.is_damaged = was_kept && trees.is_err();
@@ -298,153 +300,6 @@ fn trees_of(
         ));
     }
     Ok(trees)
-}
-
-/// Fetches what a revision stands for. Returns under what it is found, and which commits are there now with all that
-/// belongs to them.
-fn fetch_into(
-    room: &Room,
-    url: &SourceUrl,
-    revision: &Revision,
-    client: &Client,
-    (line, blobs): (&Line<'_>, Option<&Rc<dyn Blobs>>),
-) -> Result<(Vec<Revision>, Vec<ObjectId>), DownloadError> {
-    let mut depth = None;
-    loop {
-        let connected = connect(url, client, line);
-        let (transport, program) = connected.map_err(|failure| sorted(failure, line, None))?;
-        let answer = converse(transport, room, revision, depth, (line, blobs));
-        let failure = match answer {
-            Ok(ids) => return Ok((ids.iter().copied().map(Revision::Id).collect(), ids)),
-            // Once more, since the server hung up; all that it shows is all that is left to ask for.
-            Err((Failure::Refused, Some(Depth::One | Depth::Full))) => {
-                depth = Some(Depth::Everything);
-                continue;
-            }
-            Err((Failure::Dumb, _)) if line.is_well() => {
-                system::check(client, url, line)?;
-                system::fetch(room.path(), url, line)?;
-                return Ok((vec![revision.clone()], Vec::new()));
-            }
-            Err((failure, _)) => failure,
-        };
-        let said = program.map(wire::Program::last_words);
-        return Err(sorted(failure, line, said));
-    }
-}
-
-/// Holds one conversation. A failure comes with what was asked for.
-fn converse<'a>(
-    transport: Box<dyn gix_transport::client::blocking_io::Transport + 'a>,
-    room: &Room,
-    revision: &Revision,
-    depth: Option<Depth>,
-    (line, blobs): (&'a Line<'a>, Option<&Rc<dyn Blobs>>),
-) -> Result<Vec<ObjectId>, (Failure, Option<Depth>)> {
-    let mut session = Session::begin(transport, line).map_err(|failure| (failure, None))?;
-    let ids = session
-        .resolve(revision)
-        .map_err(|failure| (failure, None))?;
-    let is_known = ids.iter().all(|id| room.tips().contains(id));
-    if is_known && !room.is_partial() {
-        return Ok(ids);
-    }
-    let depth = depth.unwrap_or_else(|| match revision {
-        Revision::Id(id) => session.depth_for(id),
-        Revision::Name(_) if session.knows_shallow() => Depth::One,
-        Revision::Name(_) => Depth::Full,
-    });
-    // Whoever has all blobs of an earlier commit gets less as a difference to it.
-    let leaves_out = room.is_partial() || (blobs.is_some() && room.tips().is_empty());
-    let is_partial = leaves_out && depth == Depth::One && session.knows_partial();
-    let here = |error: io::Error| (Failure::Other(error.to_string()), None);
-    if !is_known || !is_partial {
-        let repository = room::open(room.path()).map_err(here)?;
-        let wanted = Wanted {
-            ids: &ids,
-            depth,
-            blobs: !is_partial,
-        };
-        let destination = Destination {
-            folder: room.path(),
-            repository: &repository,
-            // Of a partial repository it would be a lie.
-            haves: if room.is_partial() && !is_partial {
-                &[]
-            } else {
-                room.tips()
-            },
-        };
-        if is_partial {
-            room.set_partial().map_err(here)?;
-        }
-        session
-            .fetch(wanted, destination)
-            .map_err(|failure| (failure, Some(depth)))?;
-    }
-    if is_partial {
-        let ids = missing::of(room, &ids, blobs).map_err(here)?;
-        for ids in ids.chunks(MAX_BLOBS_ASKED) {
-            let repository = room::open(room.path()).map_err(here)?;
-            let wanted = Wanted {
-                ids,
-                depth: Depth::Full,
-                blobs: true,
-            };
-            let destination = Destination {
-                folder: room.path(),
-                repository: &repository,
-                haves: &[],
-            };
-            session
-                .fetch(wanted, destination)
-                .map_err(|failure| (failure, None))?;
-        }
-    }
-    // Among all that a server shows it may not be; then nothing is remembered.
-    let opened = room::open(room.path());
-    let is_there = |id: &ObjectId| {
-        let trees = opened.as_ref().ok()?.trees_of(&Revision::Id(*id)).ok()?;
-        (!trees.is_empty()).then_some(*id)
-    };
-    let found: Vec<_> = ids.iter().filter_map(is_there).collect();
-    if found.is_empty() {
-        return Err((Failure::Refused, Some(Depth::Everything)));
-    }
-    Ok(found)
-}
-
-/// Gives a failure the kind that exit codes are made of.
-fn sorted(failure: Failure, line: &Line<'_>, said: Option<String>) -> DownloadError {
-    if line.watch.interrupted() {
-        return DownloadError::Interrupted;
-    }
-    let said = said.filter(|said| !said.is_empty());
-    if let Some(trouble) = line.take_trouble() {
-        return match (trouble.class(), said) {
-            (NetClass::Trouble, Some(said)) => told(said),
-            _ => trouble.into(),
-        };
-    }
-    match failure {
-        Failure::Absent(what) => DownloadError::Gone(what),
-        Failure::Refused => DownloadError::Gone("it gives out no such commit".into()),
-        Failure::Dumb => {
-            DownloadError::Trouble("the server does not speak git's smart protocol".into())
-        }
-        Failure::Other(what) => match said {
-            Some(said) => told(said),
-            None => DownloadError::Trouble(what),
-        },
-    }
-}
-
-/// What ssh or the program behind it said.
-fn told(said: String) -> DownloadError {
-    if said.contains("does not appear to be a git repository") {
-        return DownloadError::Gone(said);
-    }
-    DownloadError::Trouble(said)
 }
 
 /// Opens a repository that the user's own command line names: it may lead anywhere on this machine.

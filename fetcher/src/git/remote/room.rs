@@ -11,7 +11,7 @@ use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
 use super::kept::Kept;
-use crate::git::{Blobs, Folder, Repository, Roots};
+use crate::git::{Folder, Here, Repository, Roots};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedTree};
 
@@ -23,7 +23,7 @@ const PARTIAL: &str = "partial";
 pub(crate) struct Rooms<'a> {
     cache: Option<&'a Path>,
     output: &'a Place,
-    blobs: Option<&'a Rc<dyn Blobs>>,
+    here: Option<&'a Rc<dyn Here>>,
     hidden: Option<Hidden>,
     /// One is open, and locked.
     is_holding: bool,
@@ -44,12 +44,12 @@ impl<'a> Rooms<'a> {
     pub(crate) const fn new(
         cache: Option<&'a Path>,
         output: &'a Place,
-        blobs: Option<&'a Rc<dyn Blobs>>,
+        here: Option<&'a Rc<dyn Here>>,
     ) -> Self {
         Self {
             cache,
             output,
-            blobs,
+            here,
             hidden: None,
             is_holding: false,
         }
@@ -81,9 +81,9 @@ impl<'a> Rooms<'a> {
         self.is_holding = false;
     }
 
-    /// Returns files that a server need not send.
-    pub(super) const fn blobs(&self) -> Option<&'a Rc<dyn Blobs>> {
-        self.blobs
+    /// Returns what a server need not send.
+    pub(super) const fn here(&self) -> Option<&'a Rc<dyn Here>> {
+        self.here
     }
 
     /// Returns where repositories are kept.

@@ -1,6 +1,7 @@
-//! Files of this machine by their git ids, so that a server need not send them.
+//! What this machine has of a repository, so that a server need not send it: commits in local repositories, and files
+//! that an index knows by their git ids.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io::Read as _;
 use std::rc::Rc;
 
@@ -10,8 +11,9 @@ use store_index::beneath::Beneath;
 use store_index::digest::{Algorithm, Digest};
 use store_index::index::{Entry, Index};
 use store_index::key::{KeyKind, KeySet};
+use store_index::watch::Watch;
 
-use crate::git::Blobs;
+use crate::git::{self, Folder, Here, Repository, Revision, Roots};
 use crate::places::{MediumPlace, Places, StorePlace};
 
 /// The most places that are tried for one file: what none of them has is fetched.
@@ -19,6 +21,9 @@ const MAX_TRIED: usize = 3;
 
 /// The largest file that is taken into memory, in bytes; larger ones are fetched.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// The most repositories that are looked into, those of submodules included.
+const MAX_REPOSITORIES: usize = 1000;
 
 /// A place whose indexes know git ids.
 #[derive(Debug)]
@@ -49,22 +54,49 @@ impl Place {
     }
 }
 
-/// Places whose indexes know git ids.
+/// What is known of this machine.
 #[derive(Debug)]
-pub(super) struct LocalBlobs {
+pub(super) struct OnThisMachine {
+    /// Whose indexes know git ids.
     places: Vec<Place>,
-    taken: Cell<u64>,
+    /// Where repositories may be.
+    media: Vec<Rc<MediumPlace>>,
+    roots: Roots,
+    /// Where they are, once it has been looked.
+    found: OnceCell<Vec<Folder>>,
+    blobs_read: Cell<u64>,
 }
 
-impl LocalBlobs {
-    /// `None` if no index knows git ids.
+impl OnThisMachine {
+    /// `None` if there is neither an index that knows git ids nor a folder or medium.
     pub(super) fn of(places: &Places) -> Option<Self> {
         let stores = places.stores.iter().cloned().map(Place::Store);
         let media = places.media.iter().cloned().map(Place::Medium);
-        let places: Vec<_> = stores.chain(media).filter(Place::knows_git_ids).collect();
-        (!places.is_empty()).then(|| Self {
-            places,
-            taken: Cell::new(0),
+        let known: Vec<_> = stores.chain(media).filter(Place::knows_git_ids).collect();
+        let is_any = !(known.is_empty() && places.media.is_empty());
+        is_any.then(|| Self {
+            places: known,
+            media: places.media.clone(),
+            roots: Roots::new(places.media.iter().map(|medium| &medium.root)),
+            found: OnceCell::new(),
+            blobs_read: Cell::new(0),
+        })
+    }
+
+    /// Returns the repositories, and those of submodules in them.
+    fn repositories(&self, watch: Watch<'_>) -> &[Folder] {
+        self.found.get_or_init(|| {
+            let mut all: Vec<Folder> = Vec::new();
+            for medium in &self.media {
+                all.extend(git::discover(&medium.root, watch));
+            }
+            let mut next = 0;
+            while let Some(folder) = all.get(next).filter(|_| all.len() < MAX_REPOSITORIES) {
+                let modules = git::discover_modules(folder, watch);
+                all.extend(modules);
+                next += 1;
+            }
+            all
         })
     }
 
@@ -96,12 +128,25 @@ fn is_there(place: &Place, entry: &Entry) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.len() == entry.size)
 }
 
-impl Blobs for LocalBlobs {
-    fn has(&self, id: &oid) -> bool {
+impl Here for OnThisMachine {
+    fn commit(&self, id: &oid, watch: Watch<'_>) -> Option<(Repository, Vec<ObjectId>)> {
+        let revision = Revision::Id(id.to_owned());
+        self.repositories(watch).iter().find_map(|folder| {
+            let repository = Repository::open(folder, &self.roots).ok()?;
+            let trees = repository.trees_of(&revision).ok()?;
+            (!trees.is_empty()).then_some((repository, trees))
+        })
+    }
+
+    fn knows_blobs(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    fn has_blob(&self, id: &oid) -> bool {
         self.places_of(id).next().is_some()
     }
 
-    fn read(&self, id: &oid) -> Option<Vec<u8>> {
+    fn read_blob(&self, id: &oid) -> Option<Vec<u8>> {
         for (place, entry) in self.places_of(id) {
             let path = entry.location.relative_path();
             let Ok(file) = place.root().open_file(&path) else {
@@ -118,14 +163,14 @@ impl Blobs for LocalBlobs {
             let got = hasher.finish();
             if got.is_some_and(|got| ObjectId::try_from(got.as_bytes()).is_ok_and(|got| got == id))
             {
-                self.taken.set(self.taken.get() + 1);
+                self.blobs_read.set(self.blobs_read.get() + 1);
                 return Some(bytes);
             }
         }
         None
     }
 
-    fn taken(&self) -> u64 {
-        self.taken.get()
+    fn blobs_read(&self) -> u64 {
+        self.blobs_read.get()
     }
 }
