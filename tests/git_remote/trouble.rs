@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::bad_input::SmallDisk;
 use crate::support::git::{GIT, Repository, file};
-use crate::support::git_server::{Daemon, HttpBackend, Manners};
+use crate::support::git_server::{Answers, Daemon, HttpBackend, Manners};
 use crate::support::server::{Answer, Server};
 use crate::support::{Report, TestEnv, lacks, names_in, sri, wait_until};
 
@@ -150,24 +151,28 @@ fn an_interruption_ends_it_at_once() {
     }
     let env = TestEnv::new();
     let bare = Repository::bare(&env, "srv/some.git");
-    let commit = bare.commit("main", &[file("a", b"a\n")]);
-    let manners = Manners {
-        silent: true,
-        ..Manners::default()
+    bare.commit("main", &[file("b", &crate::support::noise(1, 500_000))]);
+    let serve = |answers| {
+        let manners = Manners {
+            answers,
+            ..Manners::default()
+        };
+        HttpBackend::with(&env, "srv", manners)
     };
-    let http = HttpBackend::with(&env, "srv", manners);
+    let (silent, slow) = (serve(Answers::Silent), serve(Answers::Slow));
     let hung = Server::start();
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = mute.local_addr().unwrap().port();
     hung.route("/some.git/info/refs", Answer::silence());
     for url in [
-        http.url("some.git"),
+        silent.url("some.git"),
+        slow.url("some.git"),
         hung.url("/some.git"),
         format!("git://127.0.0.1:{port}/some.git"),
     ] {
         let running = env
             .fetch_hash(sri(b"x"))
-            .args(["--git", &url, "--rev", &commit, "-o", "out"])
+            .args(["--git", &url, "--rev", "main", "-o", "out"])
             .start();
         wait_until("it has made its room", || {
             env.path("cache/fetch/git").exists()
@@ -209,4 +214,118 @@ fn limits_hold() {
         .go()
         .exits(3);
     assert_eq!(http.take_sent_bytes(), 0);
+}
+
+#[test]
+fn packs_that_do_not_come_whole_are_trouble() {
+    if lacks("packs_that_do_not_come_whole_are_trouble", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let content = crate::support::noise(1, 300_000);
+    let commit = bare.commit("main", &[file("a", &content), file("b", &content[1..])]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    for answers in [
+        Answers::Cut,
+        Answers::Damaged,
+        Answers::Stuck,
+        Answers::Silent,
+    ] {
+        let manners = Manners {
+            answers,
+            ..Manners::default()
+        };
+        let http = HttpBackend::with(&env, "srv", manners);
+        let began = Instant::now();
+        let report = env
+            .fetch_hash(&hash)
+            .args([
+                "--git",
+                &http.url("some.git"),
+                "--rev",
+                &commit,
+                "-o",
+                "out",
+            ])
+            .args(["--stall-timeout", "2", "--first-byte-timeout", "2"])
+            .json(5);
+        report.tried("git", "failed", "some.git");
+        let words = match answers {
+            Answers::Cut | Answers::Damaged => "the pack broke off or is damaged",
+            _ => "timed out after 2 s",
+        };
+        assert!(report.stderr.contains(words), "{}", report.stderr);
+        assert!(began.elapsed() < Duration::from_secs(10), "{answers:?}");
+        assert_eq!(env.outputs(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_killed_run_is_in_nobodys_way() {
+    if lacks("a_killed_run_is_in_nobodys_way", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", &crate::support::noise(1, 100_000))]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let manners = Manners {
+        answers: Answers::Slow,
+        ..Manners::default()
+    };
+    let slow = HttpBackend::with(&env, "srv", manners);
+    let url = slow.url("some.git");
+    let fetch = || {
+        env.fetch_hash(&hash)
+            .args(["--git", &url, "--rev", &commit, "-o", "out"])
+    };
+    let packs = || {
+        let cache = env.path("cache/fetch/git");
+        let kept = names_in(&cache)
+            .into_iter()
+            .find(|name| !name.contains('.'));
+        cache.join(kept.unwrap()).join("objects/pack")
+    };
+    let running = fetch().start();
+    wait_until("something has come", || {
+        env.path("cache/fetch/git").exists()
+            && names_in(&env.path("cache/fetch/git")).len() == 2
+            && packs().exists()
+            && !names_in(&packs()).is_empty()
+    });
+    running.signal(Signal::KILL);
+    assert!(running.wait().was_killed());
+    fetch().go().exits(0);
+    assert_eq!(crate::support::git::nar_of(&env.out("out")), hash);
+    assert_eq!(env.outputs(), ["out"]);
+    assert_eq!(names_in(&packs()).len(), 2);
+}
+
+#[test]
+fn a_full_disk_is_this_machines_trouble() {
+    let name = "a_full_disk_is_this_machines_trouble";
+    if lacks(name, &["git", "nix-hash", "mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let Some(_disk) = SmallDisk::new(env.path("cache/fetch"), "1m") else {
+        return crate::support::skipped(name, "cannot mount a tmpfs");
+    };
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", &crate::support::noise(1, 2_000_000))]);
+    let http = HttpBackend::start(&env, "srv");
+    env.fetch_hash(bare.nar_of_clone(&env, &commit))
+        .args([
+            "--git",
+            &http.url("some.git"),
+            "--rev",
+            &commit,
+            "-o",
+            "out",
+        ])
+        .go()
+        .exits(7)
+        .says("what the server sends cannot be written");
+    assert_eq!(env.outputs(), Vec::<String>::new());
 }

@@ -23,8 +23,25 @@ pub(crate) struct Manners {
     pub(crate) authorization: Option<&'static str>,
     /// The files of the repositories are served as they are, without the smart protocol.
     pub(crate) dumb: bool,
-    /// The answer with a pack never ends, and never begins either.
-    pub(crate) silent: bool,
+    /// How an answer to a POST comes, which is a pack or a list of references.
+    pub(crate) answers: Answers,
+}
+
+/// How long answers come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Answers {
+    #[default]
+    Whole,
+    /// Never.
+    Silent,
+    /// A bit at a time.
+    Slow,
+    /// Half of it, and then nothing, with the connection left open.
+    Stuck,
+    /// Half of it.
+    Cut,
+    /// With some of its bytes changed.
+    Damaged,
 }
 
 /// One request, and how long the answer was.
@@ -152,16 +169,18 @@ impl Shared {
         let mut words = line.split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap_or("/"));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let answers = match method {
+            "POST" => self.manners.answers,
+            _ => Answers::Whole,
+        };
         let answer = if self
             .manners
             .authorization
             .is_some_and(|wanted| header("authorization") != wanted)
         {
             b"Status: 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\n".to_vec()
-        } else if self.manners.silent && method == "POST" {
-            while !self.stopping.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(10));
-            }
+        } else if answers == Answers::Silent {
+            self.wait_for_the_end();
             return Ok(());
         } else if self.manners.dumb {
             match fs_err::read(self.root.join(path.trim_start_matches('/'))) {
@@ -214,7 +233,38 @@ impl Shared {
         };
         let mut stream = stream;
         write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\n")?;
-        stream.write_all(rest)
+        let half = &rest[..rest.len() / 2];
+        match answers {
+            Answers::Whole | Answers::Silent => stream.write_all(rest),
+            Answers::Cut => stream.write_all(half),
+            Answers::Stuck => {
+                stream.write_all(half)?;
+                self.wait_for_the_end();
+                Ok(())
+            }
+            Answers::Damaged => {
+                let mut rest = rest.to_vec();
+                let middle = rest.len() / 2;
+                rest[middle] ^= 0x55;
+                stream.write_all(&rest)
+            }
+            Answers::Slow => {
+                for chunk in rest.chunks(500) {
+                    if self.stopping.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    stream.write_all(chunk)?;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn wait_for_the_end(&self) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One conversation with a server: what it has, what is wanted of it, and the pack that comes.
 
+use std::io;
 use std::num::NonZeroU32;
 use std::path::Path;
 
@@ -29,6 +30,8 @@ pub(super) enum Failure {
     Dumb,
     /// It refused a commit that may be there all the same.
     Refused,
+    /// What comes cannot be written.
+    Unwritable(String),
     /// Anything else, in words.
     Other(String),
 }
@@ -255,6 +258,10 @@ impl<'a, T: Transport> Session<'a, T> {
             Ok(_) => Ok(()),
             Err(error) => Err(match failure(&error) {
                 Failure::Refused if is_final => Failure::Absent("it has no such commit".into()),
+                Failure::Other(what) if line.is_pack() => Failure::Other(format!(
+                    "the pack broke off or is damaged, after {} bytes: {what}",
+                    line.got_bytes()
+                )),
                 other => other,
             }),
         }
@@ -286,6 +293,22 @@ fn failure(error: &gix::Error) -> Failure {
     // `git daemon` says no more to somebody who may not know.
     if says("access denied or repository not exported") || says("no such repository") {
         return Failure::Absent("the server says that there is no such repository".into());
+    }
+    let unwritable = |cause: &&(dyn std::error::Error + 'static)| {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            let kind = error.kind();
+            [
+                StorageFull,
+                QuotaExceeded,
+                ReadOnlyFilesystem,
+                PermissionDenied,
+            ]
+            .contains(&kind)
+        })
+    };
+    if let Some(cause) = error.iter_errors().find(unwritable) {
+        return Failure::Unwritable(cause.to_string());
     }
     let last = causes.last().map_or("unknown trouble", String::as_str);
     Failure::Other(last.escape_debug().to_string())

@@ -153,6 +153,9 @@ fn sorted(failure: Failure, line: &Line<'_>, said: Option<String>) -> DownloadEr
         Failure::Dumb => {
             DownloadError::Trouble("the server does not speak git's smart protocol".into())
         }
+        Failure::Unwritable(what) => {
+            DownloadError::Local(format!("what the server sends cannot be written: {what}"))
+        }
         Failure::Other(what) => match said {
             Some(said) => told(said),
             None => DownloadError::Trouble(what),
