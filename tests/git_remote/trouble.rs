@@ -231,6 +231,8 @@ fn packs_that_do_not_come_whole_are_trouble() {
         Answers::Damaged,
         Answers::Stuck,
         Answers::Silent,
+        Answers::Claiming(24_000_000),
+        Answers::Claiming(u32::MAX),
     ] {
         let manners = Manners {
             answers,
@@ -252,7 +254,9 @@ fn packs_that_do_not_come_whole_are_trouble() {
             .json(5);
         report.tried("git", "failed", "some.git");
         let words = match answers {
-            Answers::Cut | Answers::Damaged => "the pack broke off or is damaged",
+            Answers::Cut | Answers::Damaged | Answers::Claiming(_) => {
+                "the pack broke off or is damaged"
+            }
             _ => "timed out after 2 s",
         };
         assert!(report.stderr.contains(words), "{}", report.stderr);

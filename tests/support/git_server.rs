@@ -42,6 +42,8 @@ pub(crate) enum Answers {
     Cut,
     /// With some of its bytes changed.
     Damaged,
+    /// The pack says that it has so many objects.
+    Claiming(u32),
 }
 
 /// One request, and how long the answer was.
@@ -246,6 +248,14 @@ impl Shared {
                 let mut rest = rest.to_vec();
                 let middle = rest.len() / 2;
                 rest[middle] ^= 0x55;
+                stream.write_all(&rest)
+            }
+            Answers::Claiming(count) => {
+                let mut rest = rest.to_vec();
+                let header = b"PACK\0\0\0\x02";
+                let at = rest.windows(header.len()).position(|bytes| bytes == header);
+                let at = at.unwrap() + header.len();
+                rest[at..at + 4].copy_from_slice(&count.to_be_bytes());
                 stream.write_all(&rest)
             }
             Answers::Slow => {

@@ -12,8 +12,9 @@ use super::session::Destination;
 use crate::git::inflate::MAX_OBJECT_BYTES;
 use crate::git::{OBJECT_HASH, Repository};
 
-/// The most objects of one pack: ten times those of Linux with its history. Each costs some 100 bytes of memory.
-const MAX_OBJECTS: u32 = 100_000_000;
+/// The most objects of one pack: twice those of Linux with its history. Each costs some 100 bytes of memory, half of it
+/// as soon as a server claims to send it.
+const MAX_OBJECTS: u32 = 25_000_000;
 
 /// `PACK`, the version and the number of objects.
 const HEADER_LEN: usize = 12;
