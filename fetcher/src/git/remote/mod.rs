@@ -64,8 +64,10 @@ pub(crate) struct Fetched {
     pub(crate) got_bytes: u64,
     /// How much of that were packs.
     pub(crate) pack_bytes: u64,
-    /// Whether something of it was here before.
+    /// Whether something of it was, or may have been, here before.
     pub(crate) leant_on_others: bool,
+    /// Whether an earlier fetch kept something of it.
+    was_kept: bool,
     /// What no server had to send.
     here: Option<Rc<dyn Here>>,
     /// Whence it all came.
@@ -76,10 +78,11 @@ impl Fetched {
     /// Says what it cost.
     pub(crate) fn remark(&self) -> String {
         let mut remark = format!("{} bytes came", self.got_bytes);
-        let taken = self.here.as_ref().map_or(0, |here| here.blobs_read());
-        if taken > 0 {
-            remark.push_str(&format!("; {taken} files were here already"));
-        } else if self.leant_on_others {
+        let read = self.here.as_ref().map_or(0, |here| here.blobs_read());
+        if read > 0 {
+            remark.push_str(&format!("; {read} files were here already"));
+        }
+        if self.was_kept {
             remark.push_str("; the rest was kept from an earlier fetch");
         }
         remark
@@ -116,6 +119,7 @@ pub(crate) fn fetch(
         submodules: HashMap::new(),
         urls: Vec::new(),
         leant_on_others: false,
+        was_kept: false,
         is_damaged: false,
     };
     let checkouts = match visit.all(source, wanted) {
@@ -133,6 +137,7 @@ pub(crate) fn fetch(
         got_bytes: line.got_bytes(),
         pack_bytes: line.pack_bytes(),
         leant_on_others: visit.leant_on_others,
+        was_kept: visit.was_kept,
         here: visit.rooms.here().cloned(),
         urls: visit.urls,
     })
@@ -148,6 +153,7 @@ struct Visit<'a, 'rooms> {
     submodules: HashMap<(String, ObjectId), Checkout>,
     urls: Vec<SourceUrl>,
     leant_on_others: bool,
+    was_kept: bool,
     /// What was kept seems to be damaged.
     is_damaged: bool,
 }
@@ -181,6 +187,7 @@ impl Visit<'_, '_> {
             }
         }
         self.leant_on_others = false;
+        self.was_kept = false;
         self.is_damaged = false;
     }
 
@@ -208,6 +215,7 @@ impl Visit<'_, '_> {
         self.urls.push(url.clone());
         let was_kept = !room.tips().is_empty();
         let here = self.rooms.here();
+        self.was_kept |= was_kept;
         self.leant_on_others |= was_kept || here.is_some();
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
