@@ -189,6 +189,25 @@ fn certificates_are_verified_and_https_stays_https() {
 }
 
 #[test]
+fn a_proxy_is_used() {
+    if lacks("a_proxy_is_used", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", b"a\n")]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let http = HttpBackend::start(&env, "srv");
+    env.fetch_hash(&hash)
+        .args(["--git", "http://no-such-host.invalid/some.git"])
+        .args(["--rev", "main", "-o", "out"])
+        .variable("http_proxy", http.url(""))
+        .go()
+        .exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
+}
+
+#[test]
 fn plain_files_are_fetched_by_the_systems_git() {
     if lacks("plain_files_are_fetched_by_the_systems_git", GIT, false) {
         return;

@@ -50,6 +50,20 @@ fn what_is_not_there_is_told_from_trouble() {
         let right = bare.nar_of_clone(&env, &commit);
         assert!(report.stderr.contains(&right), "{}", report.stderr);
     }
+    // One with ids that nobody here can read.
+    bare.git(&[
+        "init",
+        "-q",
+        "--bare",
+        "--object-format=sha256",
+        "../long.git",
+    ]);
+    Repository::at(&env, "srv/long.git").commit("main", &[file("a", b"a\n")]);
+    for server in [http.url(""), daemon.url("")] {
+        let report = fails(&env, &format!("{server}long.git"), "main", &hash, 5);
+        let words = "its object ids are made with sha256";
+        assert!(report.stderr.contains(words), "{}", report.stderr);
+    }
     let port = http.port();
     drop(http);
     fails(

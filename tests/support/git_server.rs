@@ -170,6 +170,11 @@ impl Shared {
         reader.read_exact(&mut body)?;
         let mut words = line.split(' ');
         let (method, target) = (words.next().unwrap(), words.next().unwrap_or("/"));
+        // A whole URL, if the client takes us for a proxy.
+        let target = match target.strip_prefix("http://") {
+            Some(rest) => &rest[rest.find('/').unwrap_or(0)..],
+            None => target,
+        };
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let answers = match method {
             "POST" => self.manners.answers,
