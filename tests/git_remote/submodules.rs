@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::git::{File, GIT, Repository, file, nar_of};
 use crate::support::git_server::{Daemon, HttpBackend};
-use crate::support::{Report, TestEnv, lacks, names_in};
+use crate::support::{Report, TestEnv, lacks, names_in, wait_until};
 
 const fn module<'a>(path: &'a str, commit: &'a str) -> File<'a> {
     File {
@@ -131,13 +131,33 @@ fn submodules_are_those_of_a_recursive_clone() {
     fs_err::remove_dir_all(env.path("cache/fetch")).unwrap();
     fs_err::remove_dir_all(env.out("out")).unwrap();
     http.take_sent_bytes();
+    let report = env
+        .fetch_hash(&hash)
+        .args(["--git", &url, "--rev", &commit, "--submodules"])
+        .args(["--offline", "-o", "out", "--media"])
+        .arg(env.path("src"))
+        .json(0);
+    assert_eq!(report.kind(), "directories");
+    assert_eq!(nar_of(&env.out("out")), hash);
+    assert_eq!(report.attempts().len(), 1, "{:?}", report.attempts());
+    // Without the repository itself its submodules are not asked for either.
+    let git_dir = clone.join(".git");
+    fs_err::rename(&git_dir, env.path("kept-git")).unwrap();
+    fs_err::create_dir_all(env.path("src/other")).unwrap();
+    fs_err::rename(env.path("kept-git/modules"), env.path("src/other/modules")).unwrap();
+    fs_err::remove_dir_all(env.out("out")).unwrap();
     env.fetch_hash(&hash)
         .args(["--git", &url, "--rev", &commit, "--submodules"])
         .args(["-o", "out", "--media"])
         .arg(env.path("src"))
         .go()
         .exits(0);
-    assert_eq!(http.take_sent_bytes(), 0);
+    let asked = http.exchanges();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    http.take_sent_bytes();
+    fs_err::rename(env.path("src/other/modules"), env.path("kept-git/modules")).unwrap();
+    fs_err::rename(env.path("kept-git"), &git_dir).unwrap();
+    fs_err::remove_dir_all(env.path("cache/fetch")).unwrap();
     fs_err::remove_dir_all(clone.join(".git/modules/again")).unwrap();
     // One that is incomplete makes it slower, and nothing else.
     Repository::at(&env, "src/clone/.git/modules/m").git(&["repack", "-adfq"]);
@@ -211,6 +231,34 @@ fn hostile_submodules_lead_nowhere() {
         assert!(!env.path("executed").exists(), "{failed}");
         assert_eq!(env.outputs(), Vec::<String>::new());
     }
+    // Ten to the tenth times the same: what is written has a limit, and what is thought about too.
+    let mut commit = upper.commit("main", &[file("a", b"")]);
+    let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+    let mut modules = String::new();
+    for name in &names {
+        modules.push_str(&format!(
+            "[submodule \"{name}\"]\n\tpath = {name}\n\turl = ../upper.git\n"
+        ));
+    }
+    for _ in 0..10 {
+        let mut files = vec![file(".gitmodules", modules.as_bytes())];
+        files.extend(names.iter().map(|name| module(name, &commit)));
+        commit = upper.commit("main", &files);
+    }
+    let running = env
+        .fetch_hash(upper.nar_of_clone(&env, &commit))
+        .args(["--git", &http.url("upper.git"), "--rev", &commit])
+        .args(["--submodules", "-o", "out"])
+        .start();
+    wait_until("it checks out", || {
+        let rooms = env.outputs();
+        rooms
+            .iter()
+            .any(|room| env.out(room).join("0/0/0").exists())
+    });
+    running.signal(rustix::process::Signal::INT);
+    running.wait().exits(130);
+    assert_eq!(env.outputs(), Vec::<String>::new());
     // Nested beyond reason. No commit can hold itself, so there is no circle.
     let mut commit = upper.commit("main", &[file("a", b"")]);
     let modules = b"[submodule \"x\"]\n\tpath = x\n\turl = ../upper.git\n".as_slice();

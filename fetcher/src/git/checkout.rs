@@ -54,8 +54,8 @@ pub struct Checkout {
     pub(crate) submodules: Submodules,
 }
 
-/// Checkouts at paths in another.
-type Submodules = HashMap<BString, Checkout>;
+/// Checkouts at paths in another. The same may be there many times, and hold others many times.
+type Submodules = HashMap<BString, Rc<Checkout>>;
 
 impl Checkout {
     /// A tree without its submodules.

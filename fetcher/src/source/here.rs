@@ -2,7 +2,8 @@
 //! that an index knows by their git ids.
 
 use std::cell::{Cell, OnceCell};
-use std::io::Read as _;
+use std::collections::HashMap;
+use std::io::{self, Read as _};
 use std::rc::Rc;
 
 use gix::{ObjectId, oid};
@@ -13,7 +14,7 @@ use store_index::index::{Entry, Index};
 use store_index::key::{KeyKind, KeySet};
 use store_index::watch::Watch;
 
-use crate::git::{self, Folder, Here, Repository, Revision, Roots};
+use crate::git::{self, Checkout, Folder, Form, Here, Repository, Revision, Roots, remote};
 use crate::places::{MediumPlace, Places, StorePlace};
 
 /// The most places that are tried for one file: what none of them has is fetched.
@@ -126,6 +127,63 @@ fn is_there(place: &Place, entry: &Entry) -> bool {
     let path = place.root().path().join(entry.location.relative_path());
     fs_err::symlink_metadata(path)
         .is_ok_and(|metadata| metadata.is_file() && metadata.len() == entry.size)
+}
+
+impl OnThisMachine {
+    /// Adds the submodules to a checkout; `None` if one of them is not here.
+    pub(super) fn complete(
+        &self,
+        checkout: Checkout,
+        watch: Watch<'_>,
+    ) -> io::Result<Option<Checkout>> {
+        let mut completion = Completion {
+            here: self,
+            watch,
+            known: HashMap::new(),
+        };
+        completion.of(checkout, 0)
+    }
+}
+
+/// Submodules that were found: the same may be there many times.
+struct Completion<'a> {
+    here: &'a OnThisMachine,
+    watch: Watch<'a>,
+    known: HashMap<ObjectId, Rc<Checkout>>,
+}
+
+impl Completion<'_> {
+    fn of(&mut self, mut checkout: Checkout, depth: usize) -> io::Result<Option<Checkout>> {
+        for (path, commit) in remote::submodules_of(&checkout.repository, checkout.tree)? {
+            let Some(below) = self.submodule(commit, depth)? else {
+                return Ok(None);
+            };
+            checkout.submodules.insert(path, below);
+        }
+        Ok(Some(checkout))
+    }
+
+    fn submodule(&mut self, commit: ObjectId, depth: usize) -> io::Result<Option<Rc<Checkout>>> {
+        if let Some(known) = self.known.get(&commit) {
+            return Ok(Some(Rc::clone(known)));
+        }
+        if depth >= remote::MAX_SUBMODULE_DEPTH || self.known.len() >= remote::MAX_SUBMODULES {
+            return Ok(None);
+        }
+        let Some((mut repository, trees)) = self.here.commit(&commit, self.watch) else {
+            return Ok(None);
+        };
+        let Some(&tree) = trees.first() else {
+            return Ok(None);
+        };
+        repository.close();
+        let checkout = Checkout::new(&Rc::new(repository), tree, Form::Converted);
+        let whole = self.of(checkout, depth + 1)?.map(Rc::new);
+        if let Some(whole) = &whole {
+            self.known.insert(commit, Rc::clone(whole));
+        }
+        Ok(whole)
+    }
 }
 
 impl Here for OnThisMachine {

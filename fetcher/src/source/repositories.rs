@@ -9,6 +9,7 @@ use store_index::digest::Algorithm;
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
+use super::here::OnThisMachine;
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
 use crate::git::{self, Checkout, Form, Repository, Roots};
 use crate::places::{MediumPlace, Places};
@@ -20,9 +21,16 @@ pub(super) fn of(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
         return Vec::new();
     }
     let roots = Roots::new(places.media.iter().map(|medium| &medium.root));
+    let with_submodules = request.git.as_ref().is_some_and(|git| git.submodules);
+    let here = with_submodules.then(|| OnThisMachine::of(places)).flatten();
+    let here = here.map(Rc::new);
     let source = |medium: &Rc<MediumPlace>| {
-        let (medium, roots) = (Rc::clone(medium), roots.clone());
-        Box::new(Repositories { medium, roots }) as Box<dyn Source>
+        let repositories = Repositories {
+            medium: Rc::clone(medium),
+            roots: roots.clone(),
+            here: here.clone(),
+        };
+        Box::new(repositories) as Box<dyn Source>
     };
     places.media.iter().map(source).collect()
 }
@@ -44,6 +52,30 @@ struct Repositories {
     medium: Rc<MediumPlace>,
     /// Where repositories may lead.
     roots: Roots,
+    /// Where submodules may be, if they are wanted.
+    here: Option<Rc<OnThisMachine>>,
+}
+
+impl Repositories {
+    /// Adds submodules, if they are wanted; a checkout that lacks one is none.
+    fn with_submodules(
+        &self,
+        checkouts: Vec<Checkout>,
+        watch: Watch<'_>,
+    ) -> io::Result<Vec<Checkout>> {
+        let Some(here) = &self.here else {
+            return Ok(checkouts);
+        };
+        let mut whole = Vec::new();
+        for checkout in checkouts {
+            // What a tree's id says is the commit, not what is in it.
+            match checkout.form {
+                Form::Raw => whole.push(checkout),
+                Form::Converted => whole.extend(here.complete(checkout, watch)?),
+            }
+        }
+        Ok(whole)
+    }
 }
 
 /// Returns what a repository has of a request, the likeliest first.
@@ -83,7 +115,8 @@ impl Source for Repositories {
                 break;
             }
             let asked = Repository::open(folder, &self.roots)
-                .and_then(|repository| checkouts_of(repository, request));
+                .and_then(|repository| checkouts_of(repository, request))
+                .and_then(|checkouts| self.with_submodules(checkouts, watch));
             match asked {
                 Ok(some) => checkouts.extend(some),
                 Err(error) => {

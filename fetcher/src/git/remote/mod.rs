@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::slice;
 
 use gix::ObjectId;
+use gix::bstr::BString;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
@@ -37,10 +38,10 @@ use crate::request::GitSource;
 use crate::source_url::SourceUrl;
 
 /// How deep submodules may be nested: nobody is known to go beyond six.
-const MAX_SUBMODULE_DEPTH: usize = 16;
+pub(crate) const MAX_SUBMODULE_DEPTH: usize = 16;
 
 /// The most different submodules of one request: each is a connection or two.
-const MAX_SUBMODULES: usize = 1000;
+pub(crate) const MAX_SUBMODULES: usize = 1000;
 
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
@@ -53,6 +54,16 @@ pub(crate) fn is_supported(url: &SourceUrl) -> bool {
 /// Returns true if it is the URL of a repository on this machine.
 pub(crate) fn is_local(url: &SourceUrl) -> bool {
     url.url().scheme() == FILE
+}
+
+/// Returns the paths and commits of a tree's submodules that have a URL.
+pub(crate) fn submodules_of(
+    repository: &Repository,
+    tree: ObjectId,
+) -> io::Result<Vec<(BString, ObjectId)>> {
+    let found = submodules::of(repository, tree)?;
+    let pinned = |submodule: submodules::Submodule| (submodule.path, submodule.commit);
+    Ok(found.into_iter().map(pinned).collect())
 }
 
 /// What came of a fetch.
@@ -150,7 +161,7 @@ struct Visit<'a, 'rooms> {
     client: &'a Client,
     line: &'a Line<'a>,
     /// Submodules that were fetched: the same one may be there several times.
-    submodules: HashMap<(String, ObjectId), Checkout>,
+    submodules: HashMap<(String, ObjectId), Rc<Checkout>>,
     urls: Vec<SourceUrl>,
     leant_on_others: bool,
     was_kept: bool,
@@ -265,7 +276,7 @@ impl Visit<'_, '_> {
                 .map_err(|reason| trouble(named(format!("its URL is not used: {reason}"))))?;
             let key = (from.url().to_string(), submodule.commit);
             if let Some(known) = self.submodules.get(&key) {
-                checkout.submodules.insert(submodule.path, known.clone());
+                checkout.submodules.insert(submodule.path, Rc::clone(known));
                 continue;
             }
             if self.submodules.len() >= MAX_SUBMODULES {
@@ -286,7 +297,8 @@ impl Visit<'_, '_> {
                     DownloadError::Trouble(what) => trouble(named(format!("{from}: {what}"))),
                     other => other,
                 })?;
-            self.submodules.insert(key, fetched.clone());
+            let fetched = Rc::new(fetched);
+            self.submodules.insert(key, Rc::clone(&fetched));
             checkout.submodules.insert(submodule.path, fetched);
         }
         Ok(checkout)
