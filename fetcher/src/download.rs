@@ -70,6 +70,22 @@ impl Downloader {
     }
 }
 
+impl DownloadError {
+    /// Trouble that another try would meet again.
+    pub(crate) fn trouble(reason: impl Into<String>) -> Self {
+        Self::Trouble(reason.into())
+    }
+
+    /// Says more about what a server or the network did.
+    pub(crate) fn explained(self, explain: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Gone(reason) => Self::Gone(explain(reason)),
+            Self::Trouble(reason) => Self::Trouble(explain(reason)),
+            other => other,
+        }
+    }
+}
+
 impl From<NetError> for DownloadError {
     fn from(error: NetError) -> Self {
         match (error.class(), error) {

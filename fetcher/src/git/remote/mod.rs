@@ -261,7 +261,7 @@ impl Visit<'_, '_> {
         tree: ObjectId,
         depth: usize,
     ) -> Result<Checkout, DownloadError> {
-        let trouble = |what: String| DownloadError::Trouble(what);
+        let trouble = |what: String| DownloadError::trouble(what);
         let mut checkout = Checkout::new(repository, tree, Form::Converted);
         let found = submodules::of(repository, tree).map_err(|error| trouble(error.to_string()))?;
         if !found.is_empty() && depth >= MAX_SUBMODULE_DEPTH {
@@ -290,13 +290,7 @@ impl Visit<'_, '_> {
                     Some(tree) => self.with_submodules(&from, &repository, *tree, depth + 1),
                     None => Err(DownloadError::Gone("it has no such commit".into())),
                 })
-                .map_err(|error| match error {
-                    DownloadError::Gone(what) => {
-                        DownloadError::Gone(named(format!("{from}: {what}")))
-                    }
-                    DownloadError::Trouble(what) => trouble(named(format!("{from}: {what}"))),
-                    other => other,
-                })?;
+                .map_err(|error| error.explained(|what| named(format!("{from}: {what}"))))?;
             let fetched = Rc::new(fetched);
             self.submodules.insert(key, Rc::clone(&fetched));
             checkout.submodules.insert(submodule.path, fetched);
@@ -312,7 +306,7 @@ fn trees_of(
     let mut trees = Vec::new();
     for revision in revisions {
         let found = repository.trees_of(revision);
-        trees.extend(found.map_err(|error| DownloadError::Trouble(error.to_string()))?);
+        trees.extend(found.map_err(|error| DownloadError::trouble(error.to_string()))?);
     }
     if trees.is_empty() {
         return Err(DownloadError::Gone(
@@ -344,7 +338,7 @@ pub(crate) fn open_file_url(url: &SourceUrl) -> io::Result<Repository> {
 fn gone(error: io::Error) -> DownloadError {
     match error.kind() {
         io::ErrorKind::NotFound => DownloadError::Gone(error.to_string()),
-        _ => DownloadError::Trouble(error.to_string()),
+        _ => DownloadError::trouble(error.to_string()),
     }
 }
 

@@ -59,8 +59,8 @@ pub(super) fn check(
     if id.is_some_and(|id| ObjectId::from_hex(id).is_ok()) {
         return Ok(());
     }
-    Err(DownloadError::Trouble(
-        "the server does not speak git's smart protocol, and has no list of references".into(),
+    Err(DownloadError::trouble(
+        "the server does not speak git's smart protocol, and has no list of references",
     ))
 }
 
@@ -70,8 +70,8 @@ pub(super) fn fetch(folder: &Path, url: &SourceUrl, line: &Line<'_>) -> Result<(
     let child = command(folder, url, line, &said)
         .and_then(|mut command| command.spawn())
         .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => DownloadError::Trouble(
-                "the server does not speak git's smart protocol; the program git could fetch from it, and is not installed".into(),
+            io::ErrorKind::NotFound => DownloadError::trouble(
+                "the server does not speak git's smart protocol; the program git could fetch from it, and is not installed",
             ),
             _ => DownloadError::Local(format!("git cannot be run: {error}")),
         })?;
@@ -99,7 +99,7 @@ pub(super) fn fetch(folder: &Path, url: &SourceUrl, line: &Line<'_>) -> Result<(
     } else {
         words.trim()
     };
-    Err(DownloadError::Trouble(format!(
+    Err(DownloadError::trouble(format!(
         "the server does not speak git's smart protocol, and the program git failed ({status}): {}",
         words.escape_debug()
     )))

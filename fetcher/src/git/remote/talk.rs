@@ -150,15 +150,13 @@ fn sorted(failure: Failure, line: &Line<'_>, said: Option<String>) -> DownloadEr
     match failure {
         Failure::Absent(what) => DownloadError::Gone(what),
         Failure::Refused => DownloadError::Gone("it gives out no such commit".into()),
-        Failure::Dumb => {
-            DownloadError::Trouble("the server does not speak git's smart protocol".into())
-        }
+        Failure::Dumb => DownloadError::trouble("the server does not speak git's smart protocol"),
         Failure::Unwritable(what) => {
             DownloadError::Local(format!("what the server sends cannot be written: {what}"))
         }
         Failure::Other(what) => match said {
             Some(said) => told(said),
-            None => DownloadError::Trouble(what),
+            None => DownloadError::trouble(what),
         },
     }
 }
@@ -168,5 +166,5 @@ fn told(said: String) -> DownloadError {
     if said.contains("does not appear to be a git repository") {
         return DownloadError::Gone(said);
     }
-    DownloadError::Trouble(said)
+    DownloadError::trouble(said)
 }
