@@ -361,11 +361,11 @@ fn a_folder_that_cannot_be_written() {
 }
 
 /// A small file system of its own; unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` where nothing can be mounted.
-    fn new(place: PathBuf, size: &str) -> Option<Self> {
+    pub(crate) fn new(place: PathBuf, size: &str) -> Option<Self> {
         fs_err::create_dir_all(&place).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])

@@ -84,14 +84,13 @@ fn help() {
               The name of the store item [default: the last part of the first URL]
 
           --git <URL>
-              A git repository: the tree of a commit is wanted; so far from repositories in folders and
-              on media only
+              A git repository, by https, http, git, ssh or file: the tree of a commit is wanted
 
           --rev <REV>
               With --git: the commit's full id, a tag or a branch
 
           --submodules
-              With --git: submodules too (not there yet)
+              With --git: submodules too, which are empty directories otherwise
 
       -o, --output <PATH>
               Where it goes [default: ./NAME]; '-' is standard output, after verification
@@ -213,10 +212,10 @@ fn help() {
                                    keeps its ending
           --hash-algo <ALGORITHM>  The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
           --name <NAME>            The name of the store item [default: the last part of the first URL]
-          --git <URL>              A git repository: the tree of a commit is wanted; so far from
-                                   repositories in folders and on media only
+          --git <URL>              A git repository, by https, http, git, ssh or file: the tree of a
+                                   commit is wanted
           --rev <REV>              With --git: the commit's full id, a tag or a branch
-          --submodules             With --git: submodules too (not there yet)
+          --submodules             With --git: submodules too, which are empty directories otherwise
       -o, --output <PATH>          Where it goes [default: ./NAME]; '-' is standard output, after
                                    verification
           --executable             Make the output executable
@@ -289,10 +288,10 @@ fn help() {
                                    keeps its ending
           --hash-algo <ALGORITHM>  The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
           --name <NAME>            The name of the store item [default: the last part of the first URL]
-          --git <URL>              A git repository: the tree of a commit is wanted; so far from
-                                   repositories in folders and on media only
+          --git <URL>              A git repository, by https, http, git, ssh or file: the tree of a
+                                   commit is wanted
           --rev <REV>              With --git: the commit's full id, a tag or a branch
-          --submodules             With --git: submodules too (not there yet)
+          --submodules             With --git: submodules too, which are empty directories otherwise
       -h, --help                   Print help
 
     Where to look:

@@ -8,6 +8,7 @@ mod cli_snapshots;
 mod content_addresses;
 mod crash;
 mod directories;
+mod git_remote;
 mod media;
 mod mirrors;
 mod network;

@@ -57,6 +57,14 @@ impl Downloader {
         }
     }
 
+    /// Returns the network stack.
+    pub(crate) fn client(&mut self) -> Result<&Client, DownloadError> {
+        Ok(match &mut self.client {
+            Some(client) => client,
+            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
+        })
+    }
+
     /// Downloads and compares. `room` is empty; what it is afterwards has the content, be it right or wrong.
     pub(crate) fn land(
         &mut self,
@@ -156,11 +164,7 @@ impl Downloader {
             from_bytes,
             validator_of: &validator_of,
         });
-        let client = match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
-        };
-        client.get(url, resume, landing, watch.interrupt)?;
+        self.client()?.get(url, resume, landing, watch.interrupt)?;
         Ok(())
     }
 
@@ -176,6 +180,34 @@ fn own_error(error: io::Error) -> DownloadError {
         DownloadError::Interrupted
     } else {
         DownloadError::Write(error)
+    }
+}
+
+impl DownloadError {
+    /// Trouble that another try would meet again.
+    pub(crate) fn trouble(reason: impl Into<String>) -> Self {
+        Self::Trouble {
+            reason: reason.into(),
+            retry: None,
+            of_host: false,
+        }
+    }
+
+    /// Says more about what a server or the network did.
+    pub(crate) fn explained(self, explain: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Gone(reason) => Self::Gone(explain(reason)),
+            Self::Trouble {
+                reason,
+                retry,
+                of_host,
+            } => Self::Trouble {
+                reason: explain(reason),
+                retry,
+                of_host,
+            },
+            other => other,
+        }
     }
 }
 

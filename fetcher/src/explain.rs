@@ -109,7 +109,10 @@ fn size(candidate: &Candidate) -> Option<u64> {
             let metadata = fs_err::symlink_metadata(root.path().join(path)).ok()?;
             metadata.is_file().then_some(metadata.len())
         }
-        CandidatePlace::Tree { .. } | CandidatePlace::Checkout(_) | CandidatePlace::Url(_) => None,
+        CandidatePlace::Tree { .. }
+        | CandidatePlace::Checkout(_)
+        | CandidatePlace::Url(_)
+        | CandidatePlace::Clone(_) => None,
     }
 }
 

@@ -177,7 +177,13 @@ impl Walk<'_> {
             Found::Right(verified) => {
                 let (kind, bytes, executable) =
                     (SourceKind::Output, verified.bytes(), verified.executable());
-                Ok(Some(self.delivered(kind, location, bytes, executable, started)))
+                Ok(Some(self.delivered(
+                    kind,
+                    location,
+                    (bytes, executable),
+                    None,
+                    started,
+                )))
             }
             Found::Wrong(_) if self.policy.force => Ok(None),
             Found::Wrong(what) => Err(taken(what)
@@ -356,20 +362,23 @@ impl Walk<'_> {
         landing: &mut Landing<'_>,
     ) -> Result<Attempted, FetchError> {
         let started = Instant::now();
+        // A repository that was named by its URL counts as one even if it is on this machine.
         let is_url = matches!(candidate.place, CandidatePlace::Url(_));
-        self.network.asked |= is_url;
+        let is_remote = is_url || candidate.kind == SourceKind::Git;
+        self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());
         match landing.land(candidate)? {
             Landed::Delivered { bytes, executable } => {
                 if is_url || kind == SourceKind::Ledger {
                     self.note_delivery();
                 }
-                let done = self.delivered(kind, location, bytes, executable, started);
+                let remark = landing.take_remark();
+                let done = self.delivered(kind, location, (bytes, executable), remark, started);
                 Ok(Attempted::Delivered(done))
             }
             Landed::NotIt(not_it) => {
                 match not_it.result {
-                    AttemptResult::Mismatch if is_url => {
+                    AttemptResult::Mismatch if is_remote => {
                         let wrong = WrongBody {
                             location: location.clone(),
                             got: not_it.got,
@@ -378,7 +387,7 @@ impl Walk<'_> {
                         };
                         self.network.wrong.get_or_insert(wrong);
                     }
-                    AttemptResult::Failed if is_url => {
+                    AttemptResult::Failed if is_remote => {
                         self.network.trouble = Some(format!("{location}: {}", not_it.reason));
                     }
                     _ => {}
@@ -416,15 +425,15 @@ impl Walk<'_> {
         &mut self,
         kind: SourceKind,
         location: String,
-        bytes: u64,
-        executable: bool,
+        (bytes, executable): (u64, bool),
+        remark: Option<String>,
         started: Instant,
     ) -> Success {
         self.record(
             kind,
             location.clone(),
             AttemptResult::Ok,
-            None,
+            remark,
             bytes,
             started,
         );

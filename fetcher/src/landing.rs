@@ -1,6 +1,7 @@
 //! One candidate lands in the room beside the output, is hashed on the way, and is published if it is right.
 
 mod archive;
+mod clone;
 
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
@@ -94,6 +95,8 @@ pub(crate) struct Landing<'a> {
     downloader: Downloader,
     /// The right to download, and to what was downloaded before; `None` where nothing is kept.
     claim: Option<Claim>,
+    /// What is worth saying of what was delivered.
+    remark: Option<String>,
     leave_wrong: bool,
     /// The first wrong body of the request's own URLs, and whence.
     wrong: Option<(File, String)>,
@@ -118,6 +121,7 @@ impl<'a> Landing<'a> {
             staged: None,
             downloader: Downloader::new(policy.limits),
             claim: None,
+            remark: None,
             leave_wrong: policy.leave_wrong,
             wrong: None,
         };
@@ -168,14 +172,9 @@ impl<'a> Landing<'a> {
             }
             // Nothing but a directory comes of it, whichever.
             CandidatePlace::Checkout(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
-            CandidatePlace::Checkout(checkout) => {
-                let (request, watch) = (self.request, self.watch);
-                let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
-                    tree_copy::check_out(&request.address, checkout, target, watch)
-                        .map(|verdict| (verdict, 0))
-                })?;
-                Ok(landed)
-            }
+            CandidatePlace::Checkout(checkout) => self.land_checkout(candidate, checkout),
+            CandidatePlace::Clone(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
+            CandidatePlace::Clone(clone) => self.land_clone(candidate, clone),
             CandidatePlace::Url(url) if self.request.unpack => self.land_archive(candidate, url),
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);

@@ -122,6 +122,8 @@ pub struct Places {
     pub state: State,
     /// No local source at all.
     pub no_local: bool,
+    /// Where repositories are kept; it need not be there.
+    pub git_cache: Option<PathBuf>,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -139,6 +141,7 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
+        places.git_cache = named.state.as_ref().map(|state| state.join("git"));
         places.discs = Discs::new(!named.no_media, named.builtin);
         let open = if named.builtin {
             Beneath::open_public

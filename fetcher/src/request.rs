@@ -46,6 +46,8 @@ pub struct GitSource {
     pub url: SourceUrl,
     /// Which commit.
     pub revision: Revision,
+    /// Whether its submodules are wanted too.
+    pub submodules: bool,
 }
 
 /// Where the content goes.

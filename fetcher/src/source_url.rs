@@ -26,6 +26,8 @@ pub struct SourceUrl {
     scheme: Scheme,
     /// The text ended in a `.` or `..` segment, which parsing resolves and so hides.
     ends_in_dots: bool,
+    /// The path is one below the user's home, as in `user@host:path`.
+    below_home: bool,
 }
 
 /// What a URL's scheme means to us.
@@ -110,7 +112,11 @@ impl SourceUrl {
     pub fn parse_repository(text: &str) -> Result<Self, SourceUrlError> {
         match text.split_once(':') {
             Some((host, path)) if host.contains('@') && !host.contains('/') => {
-                Self::parse(&format!("ssh://{host}/{}", path.trim_start_matches('/')))
+                let url = Self::parse(&format!("ssh://{host}/{}", path.trim_start_matches('/')))?;
+                Ok(Self {
+                    below_home: !path.starts_with('/'),
+                    ..url
+                })
             }
             _ => Self::parse(text),
         }
@@ -134,6 +140,7 @@ impl SourceUrl {
             url,
             scheme,
             ends_in_dots: false,
+            below_home: false,
         })
     }
 
@@ -155,6 +162,19 @@ impl SourceUrl {
     /// Returns true if the URL carries a user name or a password.
     pub fn has_credentials(&self) -> bool {
         !self.url.username().is_empty() || self.url.password().is_some()
+    }
+
+    /// Returns true for git's short form with a path that does not begin with a slash.
+    pub(crate) const fn is_below_home(&self) -> bool {
+        self.below_home
+    }
+
+    /// Takes another URL of the same kind, whose path begins where this one's does.
+    pub(crate) fn with_path_of(&self, url: Url) -> Result<Self, SourceUrlError> {
+        Ok(Self {
+            below_home: self.below_home,
+            ..Self::from_url(url)?
+        })
     }
 
     /// Returns the site and the path (without its first slash) of `mirror://SITE/PATH`.

@@ -3,6 +3,7 @@
 use store_index::digest::Digest;
 
 use crate::error::{ErrorKind, FetchError};
+use crate::git::remote;
 use crate::request::Request;
 use crate::source::Disc;
 use crate::source_url::Scheme;
@@ -69,11 +70,16 @@ pub(crate) fn nothing_delivered(
             format!("cannot download {what}\n  {trouble}"),
         )
         .with_hint("try again later, or give another URL")
-    } else if !offline && request.git.is_some() {
+    } else if !offline
+        && request
+            .git
+            .as_ref()
+            .is_some_and(|git| !remote::is_supported(&git.url))
+    {
         FetchError::usage(format!(
-            "no local repository has {what}, and repositories cannot be cloned yet"
+            "no local repository has {what}, and the URL of --git cannot be fetched from"
         ))
-        .with_hint("clone it yourself, and name the folder it is in with --media")
+        .with_hint("https://, http://, git://, ssh:// and file:// URLs can be fetched from")
     } else if !offline && !request.urls.is_empty() && only_unsupported(request) {
         FetchError::usage(format!(
             "no usable URL is left for {what}, and no local source has it"

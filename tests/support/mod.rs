@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: an empty world to run the programs in, and real tools to compare with.
 
 pub(crate) mod git;
+pub(crate) mod git_server;
 #[path = "../lacks.rs"]
 mod lacks;
 pub(crate) mod nginx;

@@ -1,5 +1,7 @@
 //! What is measured: one function for each group of rows.
 
+mod git;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,6 +42,7 @@ pub(crate) struct Sizes {
     tree_bytes: u64,
     links: u64,
     downloaded_bytes: u64,
+    repository_files: u64,
 }
 
 impl Sizes {
@@ -54,6 +57,7 @@ impl Sizes {
         tree_bytes: 3_000_000_000,
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
+        repository_files: 50_000,
     };
 
     /// To see that everything works; the numbers say nothing.
@@ -68,6 +72,7 @@ impl Sizes {
         tree_bytes: 5_000_000,
         links: 1_000,
         downloaded_bytes: 10 * MIB,
+        repository_files: 300,
     };
 }
 
@@ -141,6 +146,12 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Download: nginx on the loopback with `sendfile`, one file that lies in the page cache. We write the output to disk while hashing; the first peer only \
               hashes, the other two also keep the file.",
         measure: download,
+    },
+    Group {
+        name: "git",
+        how: "Commits: `git daemon` on the loopback. The peer is what fetchers of Nix and Guix do: a shallow clone, `.git` removed, hashed; it keeps nothing for \
+              the next commit. One file in a hundred differs between the two.",
+        measure: git::git,
     },
 ];
 

@@ -39,13 +39,13 @@ pub(super) struct WhatArgs {
     /// The name of the store item [default: the last part of the first URL]
     #[arg(long)]
     name: Option<String>,
-    /// A git repository: the tree of a commit is wanted; so far from repositories in folders and on media only
+    /// A git repository, by https, http, git, ssh or file: the tree of a commit is wanted
     #[arg(long, value_name = "URL")]
     git: Option<String>,
     /// With --git: the commit's full id, a tag or a branch
     #[arg(long, value_name = "REV", allow_hyphen_values = true)]
     rev: Option<String>,
-    /// With --git: submodules too (not there yet)
+    /// With --git: submodules too, which are empty directories otherwise
     #[arg(long)]
     submodules: bool,
 }
@@ -230,10 +230,6 @@ fn git_source(
         }
         (None, None) => return Ok(None),
     };
-    if submodules {
-        return Err(FetchError::usage("--submodules is not there yet")
-            .with_hint("without it, submodules become empty directories"));
-    }
     if !urls.is_empty() {
         return Err(FetchError::usage(
             "--git and the URL of a file exclude each other",
@@ -250,7 +246,11 @@ fn git_source(
             "a repository on this machine is found in a folder named with --media; the URL says where it came from",
         )
     })?;
-    Ok(Some(GitSource { url, revision }))
+    Ok(Some(GitSource {
+        url,
+        revision,
+        submodules,
+    }))
 }
 
 /// Returns the base name of a repository, without `.git`.

@@ -50,9 +50,24 @@ pub struct Checkout {
     pub(crate) repository: Rc<Repository>,
     pub(crate) tree: ObjectId,
     pub(crate) form: Form,
+    /// What lies at the paths of submodules; those that are not here become empty directories.
+    pub(crate) submodules: Submodules,
 }
 
+/// Checkouts at paths in another. The same may be there many times, and hold others many times.
+type Submodules = HashMap<BString, Rc<Checkout>>;
+
 impl Checkout {
+    /// A tree without its submodules.
+    pub(crate) fn new(repository: &Rc<Repository>, tree: ObjectId, form: Form) -> Self {
+        Self {
+            repository: Rc::clone(repository),
+            tree,
+            form,
+            submodules: Submodules::new(),
+        }
+    }
+
     /// Visits everything in the order of a NAR. Returns how many submodules there are, which become empty
     /// directories.
     pub(crate) fn walk(
@@ -63,9 +78,11 @@ impl Checkout {
         let mut walker = Walker {
             repository: &self.repository,
             attributes: (self.form == Form::Converted).then(Attributes::new),
+            submodules_here: &self.submodules,
             visitor,
             watch,
             path: PathBuf::new(),
+            top: PathBuf::new(),
             entries: 0,
             bytes: 0,
             submodules: 0,
@@ -86,10 +103,13 @@ struct Entry {
 struct Walker<'a> {
     repository: &'a Repository,
     attributes: Option<Attributes>,
+    submodules_here: &'a Submodules,
     visitor: &'a mut dyn Visitor,
     watch: Watch<'a>,
     /// Where the walk is, relative to its root.
     path: PathBuf,
+    /// Where the repository's own tree begins; below the root in a submodule.
+    top: PathBuf,
     entries: u64,
     bytes: u64,
     submodules: u64,
@@ -97,7 +117,7 @@ struct Walker<'a> {
     empty: HashMap<ObjectId, bool>,
 }
 
-impl Walker<'_> {
+impl<'a> Walker<'a> {
     fn visit(
         &mut self,
         step: impl FnOnce(&mut dyn Visitor) -> io::Result<()>,
@@ -185,7 +205,8 @@ impl Walker<'_> {
         };
         match self.repository.database.get(&entry.id, Kind::Blob) {
             Ok(blob) => {
-                attributes.enter(&self.path, &blob.data);
+                let directory = self.path.strip_prefix(&self.top).unwrap_or(&self.path);
+                attributes.enter(directory, &blob.data);
                 Ok(true)
             }
             Err(error) => Err(self.read_error(error)),
@@ -207,17 +228,7 @@ impl Walker<'_> {
         self.visit(|visitor| visitor.entry_start(&entry.name))?;
         match entry.kind {
             EntryKind::Tree => self.directory(below, depth + 1)?,
-            EntryKind::Commit => {
-                self.submodules += 1;
-                let is_raw = self.attributes.is_none();
-                self.visit(|visitor| {
-                    if is_raw {
-                        return visitor.submodule(entry.id.as_bytes());
-                    }
-                    visitor.directory_start()?;
-                    visitor.directory_end()
-                })?;
-            }
+            EntryKind::Commit => self.submodule(entry, depth)?,
             EntryKind::Link => self.symlink(entry)?,
             EntryKind::Blob => self.file(entry, false)?,
             EntryKind::BlobExecutable => self.file(entry, true)?,
@@ -252,6 +263,41 @@ impl Walker<'_> {
         Ok(is_empty)
     }
 
+    fn submodule(&mut self, entry: &Entry, depth: usize) -> Result<(), TreeError> {
+        let path = self.path.strip_prefix(&self.top).unwrap_or(&self.path);
+        let path: &BStr = path.as_os_str().as_bytes().into();
+        if let Some(checkout) = self.submodules_here.get(path) {
+            return self.other_repository(checkout, depth);
+        }
+        self.submodules += 1;
+        let is_raw = self.attributes.is_none();
+        self.visit(|visitor| {
+            if is_raw {
+                return visitor.submodule(entry.id.as_bytes());
+            }
+            visitor.directory_start()?;
+            visitor.directory_end()
+        })
+    }
+
+    /// Walks a tree of another repository, in which nothing of this one's attributes counts.
+    fn other_repository(&mut self, checkout: &'a Checkout, depth: usize) -> Result<(), TreeError> {
+        let attributes = (checkout.form == Form::Converted).then(Attributes::new);
+        let repository = std::mem::replace(&mut self.repository, &checkout.repository);
+        let attributes = std::mem::replace(&mut self.attributes, attributes);
+        let submodules = std::mem::replace(&mut self.submodules_here, &checkout.submodules);
+        let top = std::mem::replace(&mut self.top, self.path.clone());
+        let empty = std::mem::take(&mut self.empty);
+        let entries = self.read(checkout.tree)?;
+        self.directory(entries, depth + 1)?;
+        self.repository = repository;
+        self.attributes = attributes;
+        self.submodules_here = submodules;
+        self.top = top;
+        self.empty = empty;
+        Ok(())
+    }
+
     fn symlink(&mut self, entry: &Entry) -> Result<(), TreeError> {
         let blob = self.blob(entry)?;
         let target = blob.data.as_slice();
@@ -265,7 +311,8 @@ impl Walker<'_> {
         let blob = self.blob(entry)?;
         let content = match &mut self.attributes {
             Some(attributes) => {
-                let path: &BStr = self.path.as_os_str().as_bytes().into();
+                let path = self.path.strip_prefix(&self.top).unwrap_or(&self.path);
+                let path: &BStr = path.as_os_str().as_bytes().into();
                 attributes.of(path).apply(&entry.id, &blob.data)
             }
             None => Ok(blob.data.as_slice().into()),

@@ -25,7 +25,15 @@ const MAX_REPOSITORIES: usize = 256;
 /// Returns what looks like a repository, the upper ones first: git directories, and files `.git` that name one.
 /// Directories are listed, and nothing is opened.
 pub(crate) fn discover(root: &Rc<Beneath>, watch: Watch<'_>) -> Vec<Folder> {
-    let top = Folder::new(root, "");
+    search(Folder::new(root, ""), watch)
+}
+
+/// Returns the repositories of submodules that a work tree's git directory holds.
+pub(crate) fn discover_modules(git_dir: &Folder, watch: Watch<'_>) -> Vec<Folder> {
+    search(git_dir.join("modules"), watch)
+}
+
+fn search(top: Folder, watch: Watch<'_>) -> Vec<Folder> {
     let Ok(device) = top.device() else {
         return Vec::new();
     };

@@ -14,12 +14,14 @@ mod inflate;
 mod objects;
 mod pack;
 mod references;
+pub(crate) mod remote;
 mod repository;
 mod revision;
 
 pub use checkout::{Checkout, Form};
-pub(crate) use discover::discover;
+pub(crate) use discover::{discover, discover_modules};
 pub(crate) use folder::Folder;
+pub(crate) use objects::Here;
 pub use repository::Repository;
 pub(crate) use repository::Roots;
 pub use revision::{Revision, RevisionError};

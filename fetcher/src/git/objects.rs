@@ -8,12 +8,15 @@ use std::rc::Rc;
 
 use gix::objs::Kind;
 use gix::odb::pack::data::entry::Header;
-use gix::oid;
 use gix::zlib::Decompress;
+use gix::{ObjectId, oid};
+
+use store_index::watch::Watch;
 
 use super::folder::{Folder, is_absent};
 use super::inflate::{self, MAX_OBJECT_BYTES};
 use super::pack::Pack;
+use super::repository::Repository;
 use super::{OBJECT_HASH, corrupt};
 
 /// The most packs of one folder of objects: each holds a descriptor open or two, of which processes have 1024.
@@ -41,12 +44,28 @@ pub(super) struct Object {
     pub(super) data: Vec<u8>,
 }
 
+/// What this machine has of what a server would send.
+pub(crate) trait Here: std::fmt::Debug {
+    /// Returns a repository that has a commit, and the trees that it may mean.
+    fn commit(&self, id: &oid, watch: Watch<'_>) -> Option<(Repository, Vec<ObjectId>)>;
+    /// Says whether files are known by their git ids at all.
+    fn knows_blobs(&self) -> bool;
+    /// Says whether a blob seems to be there, without reading it.
+    fn has_blob(&self, id: &oid) -> bool;
+    /// Reads a blob, and sees that it is the one.
+    fn read_blob(&self, id: &oid) -> Option<Vec<u8>>;
+    /// Returns how many were read.
+    fn blobs_read(&self) -> u64;
+}
+
 /// All folders of objects that a repository has.
 #[derive(Debug)]
 pub(super) struct Database {
     stores: Vec<Store>,
     /// Why objects may be missing.
     left_out: Option<String>,
+    /// Where blobs are that are not here.
+    elsewhere: Option<Rc<dyn Here>>,
     cache: RefCell<Cache>,
 }
 
@@ -104,6 +123,7 @@ impl Database {
         Self {
             stores: stores.collect(),
             left_out,
+            elsewhere: None,
             cache: RefCell::default(),
         }
     }
@@ -113,6 +133,11 @@ impl Database {
         for store in &mut self.stores {
             store.packs = OnceCell::new();
         }
+    }
+
+    /// Says where blobs are that are not here.
+    pub(super) fn lean_on(&mut self, here: Rc<dyn Here>) {
+        self.elsewhere = Some(here);
     }
 
     pub(super) fn left_out(&self) -> Option<&str> {
@@ -135,7 +160,13 @@ impl Database {
 
     /// Reads an object that must be there and of a kind.
     pub(super) fn get(&self, id: &oid, kind: Kind) -> io::Result<Rc<Object>> {
-        match self.find(id)? {
+        let found = match (self.find(id)?, &self.elsewhere) {
+            (None, Some(here)) if kind == Kind::Blob => here
+                .read_blob(id)
+                .map(|data| Rc::new(Object { kind, data })),
+            (found, _) => found,
+        };
+        match found {
             Some(object) if object.kind == kind => Ok(object),
             Some(object) => Err(corrupt(format!(
                 "{id} is a {}, and a {kind} is wanted",

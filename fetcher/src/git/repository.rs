@@ -1,6 +1,7 @@
 //! A repository's folders: those that it names itself count only beneath the roots that the user named.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +13,7 @@ use store_index::beneath::Beneath;
 use store_index::path_text::printable;
 
 use super::folder::Folder;
-use super::objects::{self, Database};
+use super::objects::{self, Database, Here};
 use super::revision::Revision;
 use super::{corrupt, references};
 
@@ -78,6 +79,8 @@ pub struct Repository {
     /// Where `refs` and `objects` are; another folder only for a linked worktree.
     common_dir: Folder,
     pub(super) database: Database,
+    /// Keeps others from removing it.
+    lock: Option<File>,
 }
 
 impl Repository {
@@ -116,7 +119,18 @@ impl Repository {
             git_dir,
             common_dir,
             database: Database::new(stores, left_out),
+            lock: None,
         })
+    }
+
+    /// Says where blobs are that are not here.
+    pub(super) fn lean_on(&mut self, here: Rc<dyn Here>) {
+        self.database.lean_on(here);
+    }
+
+    /// Keeps a lock for as long as it is open.
+    pub(super) fn hold(&mut self, lock: File) {
+        self.lock = Some(lock);
     }
 
     /// Returns where it lies.

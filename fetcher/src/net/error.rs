@@ -231,12 +231,23 @@ impl NetError {
         }
     }
 
+    pub(super) fn of_lookup(failed: &LookupError) -> Self {
+        Self::Dns {
+            reason: lookup_reason(&failed.0),
+        }
+    }
+
+    /// Sorts an error of a socket that carries no HTTP.
+    pub(crate) fn of_socket(error: &io::Error) -> Self {
+        Self::Connect {
+            reason: reason(error),
+        }
+    }
+
     /// Sorts an error from before the head of an answer. `connect_timeout` is the limit reqwest was given.
     pub(super) fn from_request(error: &reqwest::Error, connect_timeout: Duration) -> Self {
         if let Some(failed) = find::<LookupError>(error) {
-            return Self::Dns {
-                reason: lookup_reason(&failed.0),
-            };
+            return Self::of_lookup(failed);
         }
         if let Some(tls) = find::<rustls::Error>(error) {
             return Self::Tls {

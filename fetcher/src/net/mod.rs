@@ -8,6 +8,7 @@ mod error;
 mod netrc;
 mod range;
 mod redirect;
+mod stream;
 mod tls;
 mod transfer;
 mod wait;
@@ -28,6 +29,7 @@ use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
+pub(crate) use self::stream::Answer;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
 

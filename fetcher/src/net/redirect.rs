@@ -39,14 +39,19 @@ pub(super) const fn is_redirect(code: u16) -> bool {
 
 impl Route {
     pub(super) fn new(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
-        let credentials = if start.has_credentials() {
-            Some(Credentials {
-                user: decoded(start.url().username()),
-                password: start.url().password().map(decoded),
-            })
-        } else {
-            netrc::credentials(start.url())
-        };
+        let mut route = Self::led_to(start, max_redirects)?;
+        if route.credentials.is_none() {
+            route.credentials = netrc::credentials(start.url());
+        }
+        Ok(route)
+    }
+
+    /// Begins where an earlier redirect led: no credentials but those in the URL.
+    pub(super) fn led_to(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
+        let credentials = start.has_credentials().then(|| Credentials {
+            user: decoded(start.url().username()),
+            password: start.url().password().map(decoded),
+        });
         let current = bare(start.url().clone())?;
         let visited = HashSet::from([current.url().clone()]);
         Ok(Self {

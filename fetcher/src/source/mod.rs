@@ -8,6 +8,7 @@ mod by_name;
 mod directories;
 mod git;
 mod hashed_mirror;
+mod here;
 mod ledger;
 mod links;
 mod media;
@@ -25,9 +26,10 @@ use store_index::path_text::printable;
 use store_index::tree::Skip;
 use store_index::watch::Watch;
 
-use crate::git::Checkout;
+pub(crate) use self::repositories::wanted_tree;
+use crate::git::{Checkout, Here};
 use crate::places::Places;
-use crate::request::Request;
+use crate::request::{GitSource, Request};
 use crate::source_url::SourceUrl;
 use crate::state::State;
 
@@ -137,6 +139,17 @@ pub struct Candidate {
     pub index: Option<usize>,
 }
 
+/// A commit of a repository on the network.
+#[derive(Clone, Debug)]
+pub struct CloneOf {
+    /// Which repository and commit.
+    pub source: GitSource,
+    /// Where repositories are kept, if they are.
+    pub cache: Option<PathBuf>,
+    /// What a server need not send.
+    pub(crate) here: Option<Rc<dyn Here>>,
+}
+
 /// How to get at a candidate.
 #[derive(Clone, Debug)]
 pub enum CandidatePlace {
@@ -162,6 +175,8 @@ pub enum CandidatePlace {
     Checkout(Checkout),
     /// A download.
     Url(SourceUrl),
+    /// A commit of a repository on the network.
+    Clone(CloneOf),
 }
 
 /// The names of a candidate's content.
@@ -299,7 +314,10 @@ pub fn in_order<'a>(
         last.push(Box::new(url::Url::hashed(url)));
     }
     if let Some(git) = &request.git {
-        last.push(Box::new(git::Git::new(git)));
+        if let Some(kept) = git::Kept::new(git, places) {
+            sources.push(Box::new(kept));
+        }
+        last.push(Box::new(git::Git::new(git, places)));
     }
     // Behind all, and no network source: it only says what would help when nothing else did.
     let absent = std::iter::once_with(|| absent::AbsentMedia::new(&places.discs))

@@ -9,8 +9,9 @@ use store_index::digest::Algorithm;
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
+use super::here::OnThisMachine;
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
-use crate::git::{self, Checkout, Folder, Form, Repository, Roots};
+use crate::git::{self, Checkout, Form, Repository, Roots};
 use crate::places::{MediumPlace, Places};
 use crate::request::Request;
 
@@ -20,15 +21,22 @@ pub(super) fn of(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
         return Vec::new();
     }
     let roots = Roots::new(places.media.iter().map(|medium| &medium.root));
+    let with_submodules = request.git.as_ref().is_some_and(|git| git.submodules);
+    let here = with_submodules.then(|| OnThisMachine::of(places)).flatten();
+    let here = here.map(Rc::new);
     let source = |medium: &Rc<MediumPlace>| {
-        let (medium, roots) = (Rc::clone(medium), roots.clone());
-        Box::new(Repositories { medium, roots }) as Box<dyn Source>
+        let repositories = Repositories {
+            medium: Rc::clone(medium),
+            roots: roots.clone(),
+            here: here.clone(),
+        };
+        Box::new(repositories) as Box<dyn Source>
     };
     places.media.iter().map(source).collect()
 }
 
 /// The id of the tree that is wanted, if a tree is wanted by its id.
-fn wanted_tree(request: &Request) -> Option<ObjectId> {
+pub(crate) fn wanted_tree(request: &Request) -> Option<ObjectId> {
     match &request.address {
         ContentAddress::Git(git)
             if git.object() != GitObject::Blob && git.digest().algorithm() == Algorithm::Sha1 =>
@@ -44,30 +52,50 @@ struct Repositories {
     medium: Rc<MediumPlace>,
     /// Where repositories may lead.
     roots: Roots,
+    /// Where submodules may be, if they are wanted.
+    here: Option<Rc<OnThisMachine>>,
 }
 
 impl Repositories {
-    /// Returns what a repository has of a request, the likeliest first.
-    fn ask(&self, found: &Folder, request: &Request) -> io::Result<Vec<Checkout>> {
-        let mut repository = Repository::open(found, &self.roots)?;
-        let wanted = wanted_tree(request);
-        let (trees, form) = match (wanted, &request.git) {
-            (Some(tree), _) if repository.has_tree(&tree)? => (vec![tree], Form::Raw),
-            (_, Some(git)) => (repository.trees_of(&git.revision)?, Form::Converted),
-            (_, None) => (Vec::new(), Form::Raw),
+    /// Adds submodules, if they are wanted; a checkout that lacks one is none.
+    fn with_submodules(
+        &self,
+        checkouts: Vec<Checkout>,
+        watch: Watch<'_>,
+    ) -> io::Result<Vec<Checkout>> {
+        let Some(here) = &self.here else {
+            return Ok(checkouts);
         };
-        if let (true, Some(reason)) = (trees.is_empty(), repository.left_out()) {
-            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+        let mut whole = Vec::new();
+        for checkout in checkouts {
+            // What a tree's id says is the commit, not what is in it.
+            match checkout.form {
+                Form::Raw => whole.push(checkout),
+                Form::Converted => whole.extend(here.complete(checkout, watch)?),
+            }
         }
-        repository.close();
-        let repository = Rc::new(repository);
-        let checkout = |tree| Checkout {
-            repository: Rc::clone(&repository),
-            tree,
-            form,
-        };
-        Ok(trees.into_iter().map(checkout).collect())
+        Ok(whole)
     }
+}
+
+/// Returns what a repository has of a request, the likeliest first.
+pub(super) fn checkouts_of(
+    mut repository: Repository,
+    request: &Request,
+) -> io::Result<Vec<Checkout>> {
+    let wanted = wanted_tree(request);
+    let (trees, form) = match (wanted, &request.git) {
+        (Some(tree), _) if repository.has_tree(&tree)? => (vec![tree], Form::Raw),
+        (_, Some(git)) => (repository.trees_of(&git.revision)?, Form::Converted),
+        (_, None) => (Vec::new(), Form::Raw),
+    };
+    if let (true, Some(reason)) = (trees.is_empty(), repository.left_out()) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+    }
+    repository.close();
+    let repository = Rc::new(repository);
+    let checkout = |tree| Checkout::new(&repository, tree, form);
+    Ok(trees.into_iter().map(checkout).collect())
 }
 
 impl Source for Repositories {
@@ -86,7 +114,10 @@ impl Source for Repositories {
             if watch.interrupted() {
                 break;
             }
-            match self.ask(folder, request) {
+            let asked = Repository::open(folder, &self.roots)
+                .and_then(|repository| checkouts_of(repository, request))
+                .and_then(|checkouts| self.with_submodules(checkouts, watch));
+            match asked {
                 Ok(some) => checkouts.extend(some),
                 Err(error) => {
                     trouble = Some(format!("{}: {error}", printable(&folder.location())));

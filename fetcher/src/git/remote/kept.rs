@@ -1,0 +1,288 @@
+//! Repositories that are kept, so that the next commit costs its difference.
+//!
+//! One bare repository a URL, `DIR/<hash of the URL>`, without references: `tips` lists the commits that are there
+//! with everything that belongs to them, the oldest first. A lock beside it, never removed, is held exclusively while
+//! a pack comes and shared while a tree is checked out. Nothing in here is believed: what is checked out is hashed,
+//! and what turns out to be damaged is thrown away.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use gix::ObjectId;
+use store_index::digest::{Algorithm, Hasher};
+use store_index::watch::Watch;
+
+use super::room::{self, own_folder};
+use crate::git::{Here, Repository};
+use crate::source_url::SourceUrl;
+
+/// The most that all of them take on disk, in bytes; those not used for longest go first.
+const MAX_BYTES: u64 = 10 << 30;
+
+/// The most packs of one: every fetch brings one, and our reader opens 200 at most. Then it begins anew.
+const MAX_PACKS: usize = 100;
+
+/// The most repositories that are kept.
+const MAX_REPOSITORIES: usize = 1000;
+
+/// The most commits of one that are remembered, and told to a server.
+const MAX_TIPS: usize = 64;
+
+/// The longest list of commits, in bytes.
+const MAX_TIPS_BYTES: u64 = 64 * 1024;
+
+/// How often it is looked whether another process is done.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// When it is said that another process is waited for.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// The list of commits.
+const TIPS: &str = "tips";
+
+/// A repository that is kept, locked for one who adds to it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) path: PathBuf,
+    pub(super) tips: Vec<ObjectId>,
+    lock: File,
+}
+
+impl Kept {
+    /// Opens or makes the one of a URL. With a watch it waits while others use it.
+    pub(super) fn open(
+        cache: &Path,
+        url: &SourceUrl,
+        watch: Option<Watch<'_>>,
+    ) -> io::Result<Self> {
+        own_folder(cache)?;
+        let path = cache.join(name_of(url));
+        let lock = open_lock(&path)?;
+        match watch {
+            Some(watch) => wait_for(&lock, watch)?,
+            None => lock.try_lock()?,
+        }
+        if packs_in(&path) >= MAX_PACKS {
+            fs_err::remove_dir_all(&path)?;
+        }
+        room::make_bare(&path)?;
+        sweep(&path);
+        let tips = read_tips(&path)?;
+        Ok(Self { path, tips, lock })
+    }
+
+    /// Remembers that commits are there, and lets others in who only read.
+    pub(super) fn add(mut self, tips: &[ObjectId]) -> io::Result<File> {
+        self.tips.retain(|tip| !tips.contains(tip));
+        self.tips.extend(tips);
+        let surplus = self.tips.len().saturating_sub(MAX_TIPS);
+        let text: String = self.tips[surplus..]
+            .iter()
+            .map(|tip| format!("{tip}\n"))
+            .collect();
+        let new = self.path.join("tips.new");
+        fs_err::write(&new, text)?;
+        fs_err::rename(&new, self.path.join(TIPS))?;
+        self.lock.lock_shared()?;
+        Ok(self.lock)
+    }
+}
+
+/// Opens the repository of a URL if a commit is in it, without waiting for anybody.
+pub(crate) fn kept(
+    cache: &Path,
+    url: &SourceUrl,
+    id: &ObjectId,
+    here: Option<&Rc<dyn Here>>,
+) -> Option<Repository> {
+    let path = cache.join(name_of(url));
+    if !path.join(TIPS).exists() {
+        return None;
+    }
+    own_folder(cache).ok()?;
+    let lock = open_lock(&path).ok()?;
+    lock.try_lock_shared().ok()?;
+    if !read_tips(&path).ok()?.contains(id) {
+        return None;
+    }
+    let mut repository = room::open(&path).ok()?;
+    repository.hold(lock);
+    if let Some(here) = here {
+        repository.lean_on(Rc::clone(here));
+    }
+    Some(repository)
+}
+
+/// Throws away what is kept of a URL, unless somebody else uses it.
+pub(crate) fn forget(cache: &Path, url: &SourceUrl) {
+    let path = cache.join(name_of(url));
+    drop(remove(&path));
+}
+
+/// Removes what a run left that was killed. The lock is held, so that it is nobody's.
+fn sweep(path: &Path) {
+    drop(fs_err::remove_file(path.join("shallow.lock")));
+    let packs = fs_err::read_dir(path.join("objects/pack"));
+    for entry in packs.into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_ours = path
+            .extension()
+            .is_some_and(|kind| kind == "pack" || kind == "idx");
+        if !is_ours {
+            drop(fs_err::remove_file(path));
+        }
+    }
+}
+
+/// Removes what was not used for longest until the rest is within bounds.
+pub(super) fn trim(cache: &Path) {
+    trim_to(cache, MAX_BYTES, MAX_REPOSITORIES);
+}
+
+fn trim_to(cache: &Path, most_bytes: u64, most: usize) {
+    let mut all: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+    for entry in fs_err::read_dir(cache).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let used = fs_err::metadata(path.join(TIPS)).and_then(|tips| tips.modified());
+            all.push((
+                used.unwrap_or(SystemTime::UNIX_EPOCH),
+                size_of(&path.join("objects")),
+                path,
+            ));
+        }
+    }
+    all.sort_unstable();
+    let mut bytes: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
+    let mut count = all.len();
+    for (_, size, path) in all {
+        if bytes <= most_bytes && count <= most {
+            break;
+        }
+        if remove(&path).is_ok() {
+            bytes -= size;
+            count -= 1;
+        }
+    }
+}
+
+/// Two URLs that differ in their credentials only are one repository.
+fn name_of(url: &SourceUrl) -> String {
+    let mut bare = url.url().clone();
+    // Both fail only for URLs without a host, which have no credentials.
+    let _same = bare.set_password(None).and_then(|()| bare.set_username(""));
+    bare.set_fragment(None);
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    hasher.update(bare.as_str().as_bytes());
+    let digest = hasher.finish().expect("SHA-256 has an answer to anything");
+    let hex = |byte: &u8| format!("{byte:02x}");
+    digest.as_bytes().iter().map(hex).collect()
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.with_extension("lock"))
+}
+
+fn wait_for(lock: &File, watch: Watch<'_>) -> io::Result<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if waited == SAY_AFTER {
+            let note = "waiting for another process that fetches from the same repository";
+            watch.progress.note(note);
+        }
+        std::thread::sleep(POLL_INTERVAL);
+        waited += POLL_INTERVAL;
+    }
+}
+
+fn read_tips(path: &Path) -> io::Result<Vec<ObjectId>> {
+    let mut text = String::new();
+    match fs_err::File::open(path.join(TIPS)) {
+        Ok(file) => file.take(MAX_TIPS_BYTES).read_to_string(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let id = |line: &str| ObjectId::from_hex(line.as_bytes()).ok();
+    Ok(text.lines().filter_map(id).collect())
+}
+
+fn packs_in(path: &Path) -> usize {
+    let packs = fs_err::read_dir(path.join("objects/pack"));
+    let is_pack = |name: &Path| name.extension().is_some_and(|kind| kind == "pack");
+    let names = packs.into_iter().flatten().flatten();
+    names.filter(|entry| is_pack(&entry.path())).count()
+}
+
+/// Returns how much lies in a folder of objects: they lie one folder down.
+pub(super) fn size_of(objects: &Path) -> u64 {
+    let mut bytes = 0;
+    for folder in fs_err::read_dir(objects).into_iter().flatten().flatten() {
+        for file in fs_err::read_dir(folder.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            bytes += file.metadata().map_or(0, |metadata| metadata.len());
+        }
+    }
+    bytes
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let lock = open_lock(path)?;
+    lock.try_lock()?;
+    fs_err::remove_dir_all(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first_and_those_in_use_stay() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = |name: &str| cache.path().join(name);
+        for (name, age) in [("a", 3), ("b", 2), ("c", 1), ("d", 0)] {
+            room::make_bare(&path(name)).unwrap();
+            fs_err::write(path(name).join("objects/pack/x.pack"), [0; 1000]).unwrap();
+            let tips = fs_err::File::create(path(name).join(TIPS)).unwrap();
+            let used = SystemTime::now() - Duration::from_secs(age * 100);
+            tips.set_modified(used).unwrap();
+        }
+        let names = || {
+            let mut names: Vec<_> = fs_err::read_dir(cache.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| !name.ends_with(".lock"))
+                .collect();
+            names.sort();
+            names.concat()
+        };
+        trim_to(cache.path(), 4000, 4);
+        assert_eq!(names(), "abcd");
+        let used = open_lock(&path("a")).unwrap();
+        used.lock_shared().unwrap();
+        trim_to(cache.path(), 3999, 4);
+        assert_eq!(names(), "acd");
+        trim_to(cache.path(), 4000, 2);
+        assert_eq!(names(), "ad");
+    }
+}

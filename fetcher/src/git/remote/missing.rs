@@ -1,0 +1,74 @@
+//! What a partial repository lacks for a checkout.
+
+use std::collections::HashSet;
+use std::io;
+use std::rc::Rc;
+
+use gix::ObjectId;
+use gix::objs::tree::EntryKind;
+use gix::objs::{Kind, TreeRefIter};
+use store_index::tree::{MAX_DEPTH, MAX_ENTRIES};
+
+use super::room::{self, Room};
+use crate::git::{Here, OBJECT_HASH, Repository, Revision, corrupt};
+
+/// Returns the blobs of commits that are neither in a repository nor among the files of this machine.
+pub(super) fn of(
+    room: &Room,
+    commits: &[ObjectId],
+    here: Option<&Rc<dyn Here>>,
+) -> io::Result<Vec<ObjectId>> {
+    let repository = room::open(room.path())?;
+    let mut search = Search {
+        repository: &repository,
+        here,
+        seen: HashSet::new(),
+        missing: Vec::new(),
+    };
+    for commit in commits {
+        for tree in repository.trees_of(&Revision::Id(*commit))? {
+            search.tree(tree, 0)?;
+        }
+    }
+    Ok(search.missing)
+}
+
+struct Search<'a> {
+    repository: &'a Repository,
+    here: Option<&'a Rc<dyn Here>>,
+    /// Trees and blobs; the same may be there many times.
+    seen: HashSet<ObjectId>,
+    missing: Vec<ObjectId>,
+}
+
+impl Search<'_> {
+    fn tree(&mut self, id: ObjectId, depth: usize) -> io::Result<()> {
+        if depth >= MAX_DEPTH {
+            return Err(corrupt("the tree is too deep"));
+        }
+        if !self.seen.insert(id) {
+            return Ok(());
+        }
+        if self.seen.len() as u64 > MAX_ENTRIES {
+            return Err(corrupt("the tree has too many entries"));
+        }
+        let tree = self.repository.database.get(&id, Kind::Tree)?;
+        for entry in TreeRefIter::from_bytes(&tree.data, OBJECT_HASH) {
+            let entry = entry.map_err(|error| corrupt(format!("the tree is damaged: {error}")))?;
+            let id = entry.oid.to_owned();
+            match entry.mode.kind() {
+                EntryKind::Tree => self.tree(id, depth + 1)?,
+                EntryKind::Commit => {}
+                _ if self.seen.insert(id) => {
+                    let is_here = self.repository.database.kind(&id)?.is_some()
+                        || self.here.is_some_and(|here| here.has_blob(&id));
+                    if !is_here {
+                        self.missing.push(id);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

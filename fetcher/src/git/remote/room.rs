@@ -1,0 +1,202 @@
+//! Where a repository lies while its tree is checked out: with those that are kept, or in a hidden folder that goes
+//! when it is dropped.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use gix::ObjectId;
+use rustix::fs::Mode;
+use store_index::beneath::Beneath;
+use store_index::watch::Watch;
+
+use super::kept::Kept;
+use crate::git::{Folder, Here, Repository, Roots};
+use crate::source_url::SourceUrl;
+use crate::staging::{self, Place, StagedTree};
+
+/// A file that says that blobs may be missing in a repository.
+const PARTIAL: &str = "partial";
+
+/// Makes repositories for one request.
+#[derive(Debug)]
+pub(crate) struct Rooms<'a> {
+    cache: Option<&'a Path>,
+    output: &'a Place,
+    here: Option<&'a Rc<dyn Here>>,
+    hidden: Option<Hidden>,
+    /// One is open, and locked.
+    is_holding: bool,
+}
+
+/// A repository to fetch into.
+#[derive(Debug)]
+pub(super) enum Room {
+    /// One that stays.
+    Kept(Kept),
+    /// One that does not.
+    Passing(PathBuf),
+}
+
+impl<'a> Rooms<'a> {
+    /// Repositories are kept in `cache`, if it is there and ours; else they lie beside an output, and never beside one
+    /// that a daemon gave us.
+    pub(crate) const fn new(
+        cache: Option<&'a Path>,
+        output: &'a Place,
+        here: Option<&'a Rc<dyn Here>>,
+    ) -> Self {
+        Self {
+            cache,
+            output,
+            here,
+            hidden: None,
+            is_holding: false,
+        }
+    }
+
+    /// Returns a repository for what comes from a URL. Only the first is waited for: whoever waits holds nothing that
+    /// another may wait for.
+    pub(super) fn of(&mut self, url: &SourceUrl, watch: Watch<'_>) -> io::Result<Room> {
+        if let Some(cache) = self.cache {
+            match Kept::open(cache, url, (!self.is_holding).then_some(watch)) {
+                Ok(kept) => {
+                    self.is_holding = true;
+                    return Ok(Room::Kept(kept));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+                // Nothing is kept then.
+                Err(_) => {}
+            }
+        }
+        let hidden = match &mut self.hidden {
+            Some(hidden) => hidden,
+            none => none.insert(Hidden::new(self.output)?),
+        };
+        Ok(Room::Passing(hidden.repository()?))
+    }
+
+    /// Nothing that was opened is open any more.
+    pub(super) const fn release(&mut self) {
+        self.is_holding = false;
+    }
+
+    /// Returns what a server need not send.
+    pub(super) const fn here(&self) -> Option<&'a Rc<dyn Here>> {
+        self.here
+    }
+
+    /// Returns where repositories are kept.
+    pub(super) const fn cache(&self) -> Option<&'a Path> {
+        self.cache
+    }
+}
+
+impl Room {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Kept(kept) => &kept.path,
+            Self::Passing(path) => path,
+        }
+    }
+
+    /// Returns the commits that are there already.
+    pub(super) fn tips(&self) -> &[ObjectId] {
+        match self {
+            Self::Kept(kept) => &kept.tips,
+            Self::Passing(_) => &[],
+        }
+    }
+
+    /// Returns true if blobs may be missing in it.
+    pub(super) fn is_partial(&self) -> bool {
+        self.path().join(PARTIAL).exists()
+    }
+
+    /// Remembers that blobs may be missing in it.
+    pub(super) fn set_partial(&self) -> io::Result<()> {
+        fs_err::write(self.path().join(PARTIAL), "")
+    }
+
+    /// Remembers which commits came, and opens the repository.
+    pub(super) fn open_with(self, tips: &[ObjectId]) -> io::Result<Repository> {
+        let mut repository = open(self.path())?;
+        if let Self::Kept(kept) = self {
+            repository.hold(kept.add(tips)?);
+        }
+        Ok(repository)
+    }
+}
+
+/// A hidden folder for repositories.
+#[derive(Debug)]
+struct Hidden {
+    path: PathBuf,
+    repositories: usize,
+    _staged: StagedTree,
+}
+
+impl Hidden {
+    fn new(output: &Place) -> io::Result<Self> {
+        let (place, folder) = if output.given {
+            let folder = std::env::temp_dir();
+            let place = Place::open(&folder.join("repositories"))?;
+            staging::sweep(&place);
+            (place, folder)
+        } else {
+            let folder = output.path.parent().unwrap_or(Path::new("."));
+            (output.clone(), folder.to_owned())
+        };
+        let staged = StagedTree::beside(&place)?;
+        let path = folder.join(staged.hidden.name());
+        rustix::fs::chmod(&path, Mode::RWXU)?;
+        Ok(Self {
+            path,
+            repositories: 0,
+            _staged: staged,
+        })
+    }
+
+    fn repository(&mut self) -> io::Result<PathBuf> {
+        let path = self.path.join(self.repositories.to_string());
+        self.repositories += 1;
+        make_bare(&path)?;
+        Ok(path)
+    }
+}
+
+/// Makes a folder that is ours alone, or sees that it is. The one it lies in is there, or was refused to us.
+pub(super) fn own_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(path)
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        })?;
+    let metadata = fs_err::symlink_metadata(path)?;
+    let is_own = metadata.is_dir()
+        && metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.mode() & 0o077 == 0;
+    if is_own {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "the folder is not ours alone",
+    ))
+}
+
+/// Makes what gix and our own reader want of a repository.
+pub(super) fn make_bare(path: &Path) -> io::Result<()> {
+    fs_err::create_dir_all(path.join("objects/pack"))?;
+    fs_err::create_dir_all(path.join("refs"))?;
+    fs_err::write(path.join("HEAD"), "ref: refs/heads/none\n")
+}
+
+/// Opens what [`make_bare`] made.
+pub(super) fn open(path: &Path) -> io::Result<Repository> {
+    let root = Rc::new(Beneath::open(path)?);
+    Repository::open(&Folder::new(&root, ""), &Roots::new([&root]))
+}

@@ -1,0 +1,190 @@
+//! The system's git, for servers that only serve the files of a repository ("dumb" HTTP): everything is fetched.
+//!
+//! It runs without anybody's configuration, without hooks, and may use HTTP only. What it brings is read as any other
+//! repository.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use gix::ObjectId;
+use reqwest::header::HeaderMap;
+use rustix::process::{Pid, Signal};
+
+use super::http::{INFO_REFS, below};
+use super::kept::size_of;
+use super::line::Line;
+use crate::download::DownloadError;
+use crate::net::{Client, NetError};
+use crate::source_url::SourceUrl;
+use crate::staging::StagedFile;
+
+/// How often it is looked whether git should end.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often the size of what came is looked at, in polls.
+const POLLS_A_LOOK: u32 = 20;
+
+/// The most of git's last words that is repeated, in bytes.
+const MAX_LAST_WORDS: u64 = 2000;
+
+/// What git is told before anything else.
+const CONFIGURATION: [&str; 9] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "protocol.allow=never",
+    "protocol.http.allow=always",
+    "protocol.https.allow=always",
+    "credential.helper=",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "http.followRedirects=false",
+];
+
+/// Sees that there is a list of references: git would take a page for a repository without any.
+pub(super) fn check(
+    client: &Client,
+    url: &SourceUrl,
+    line: &Line<'_>,
+) -> Result<(), DownloadError> {
+    let list = below(url, INFO_REFS, None);
+    let chunk = client
+        .exchange(&list, &HeaderMap::new(), None, false, line.watch.interrupt)
+        .and_then(|mut answer| answer.next())?;
+    let id = chunk.split(|&byte| byte == b'\t').next();
+    if id.is_some_and(|id| ObjectId::from_hex(id).is_ok()) {
+        return Ok(());
+    }
+    Err(DownloadError::trouble(
+        "the server does not speak git's smart protocol, and has no list of references",
+    ))
+}
+
+/// Fetches all branches and tags into a bare repository.
+pub(super) fn fetch(folder: &Path, url: &SourceUrl, line: &Line<'_>) -> Result<(), DownloadError> {
+    let said = StagedFile::temporary().map_err(DownloadError::Write)?.file;
+    let child = command(folder, url, line, &said)
+        .and_then(|mut command| command.spawn())
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => DownloadError::trouble(
+                "the server does not speak git's smart protocol; the program git could fetch from it, and is not installed",
+            ),
+            _ => DownloadError::Local(format!("git cannot be run: {error}")),
+        })?;
+    let status = Group(child)
+        .wait(folder, line)
+        .map_err(|error| match line.take_trouble() {
+            Some(trouble) => trouble.into(),
+            None => DownloadError::Local(error.to_string()),
+        })?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut words = Vec::new();
+    let mut said = said;
+    if said.rewind().is_ok() {
+        drop(said.take(MAX_LAST_WORDS).read_to_end(&mut words));
+    }
+    let words = String::from_utf8_lossy(&words);
+    if words.contains("not found") {
+        return Err(DownloadError::Gone("there is no such repository".into()));
+    }
+    // git repeats URLs, passwords included.
+    let words = if url.has_credentials() {
+        ""
+    } else {
+        words.trim()
+    };
+    Err(DownloadError::trouble(format!(
+        "the server does not speak git's smart protocol, and the program git failed ({status}): {}",
+        words.escape_debug()
+    )))
+}
+
+fn command(folder: &Path, url: &SourceUrl, line: &Line<'_>, said: &File) -> io::Result<Command> {
+    let limits = line.limits;
+    let mut command = Command::new("git");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"GIT_") {
+            command.env_remove(name);
+        }
+    }
+    for setting in CONFIGURATION {
+        command.args(["-c", setting]);
+    }
+    for (name, value) in [
+        ("http.lowSpeedLimit", limits.stall_bytes_per_second),
+        ("http.lowSpeedTime", limits.stall_window.as_secs()),
+    ] {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    let bundle = ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .find(|path| Path::new(path).exists());
+    if let Some(bundle) = bundle {
+        command.env("GIT_SSL_CAINFO", bundle);
+    }
+    command
+        .arg("--git-dir")
+        .arg(folder)
+        .args(["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"])
+        .args(["--no-write-fetch-head", "--", "origin"])
+        .args(["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"])
+        // Everybody can see command lines.
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "remote.origin.url")
+        .env("GIT_CONFIG_VALUE_0", url.url().as_str())
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_ASKPASS", OsString::from("false"))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(said.try_clone()?))
+        // It starts others, which end with it.
+        .process_group(0);
+    Ok(command)
+}
+
+/// A program and all that it starts; ended when dropped.
+struct Group(Child);
+
+impl Group {
+    fn wait(mut self, folder: &Path, line: &Line<'_>) -> io::Result<ExitStatus> {
+        for poll in 0_u32.. {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            if line.watch.interrupted() {
+                return Err(line.failed(NetError::Interrupted));
+            }
+            let limit_bytes = line.limits.max_bytes;
+            if poll % POLLS_A_LOOK == POLLS_A_LOOK - 1
+                && size_of(&folder.join("objects")) > limit_bytes
+            {
+                return Err(line.failed(NetError::TooLong {
+                    limit_bytes,
+                    announced_bytes: None,
+                }));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let group = Pid::from_child(&self.0);
+            let _gone = rustix::process::kill_process_group(group, Signal::KILL);
+            let _reaped = self.0.wait();
+        }
+    }
+}

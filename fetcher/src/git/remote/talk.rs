@@ -1,0 +1,170 @@
+//! One repository's turn: connected to, asked for as little as it gives out, and for more where it gives no less.
+
+use std::io;
+use std::rc::Rc;
+
+use gix::ObjectId;
+use gix_transport::client::blocking_io::Transport;
+
+use super::connect::connect;
+use super::line::Line;
+use super::room::{self, Room};
+use super::session::{Depth, Destination, Failure, Session, Wanted};
+use super::wire::Program;
+use super::{missing, system};
+use crate::download::DownloadError;
+use crate::git::{Here, Revision};
+use crate::net::{Client, NetClass};
+use crate::source_url::SourceUrl;
+
+/// How many files one request asks for: servers read a request into memory.
+const MAX_BLOBS_ASKED: usize = 20_000;
+
+/// Fetches what a revision stands for. Returns under what it is found, and which commits are there now with all that
+/// belongs to them.
+pub(super) fn fetch_into(
+    room: &Room,
+    url: &SourceUrl,
+    revision: &Revision,
+    client: &Client,
+    (line, here): (&Line<'_>, Option<&Rc<dyn Here>>),
+) -> Result<(Vec<Revision>, Vec<ObjectId>), DownloadError> {
+    let mut depth = None;
+    loop {
+        let connected = connect(url, client, line);
+        let (transport, program) = connected.map_err(|failure| sorted(failure, line, None))?;
+        let answer = converse(transport, room, revision, depth, (line, here));
+        let failure = match answer {
+            Ok(ids) => return Ok((ids.iter().copied().map(Revision::Id).collect(), ids)),
+            // Once more, since the server hung up; all that it shows is all that is left to ask for.
+            Err((Failure::Refused, Some(Depth::One | Depth::Full))) => {
+                depth = Some(Depth::Everything);
+                continue;
+            }
+            Err((Failure::Dumb, _)) if line.is_well() => {
+                system::check(client, url, line)?;
+                system::fetch(room.path(), url, line)?;
+                return Ok((vec![revision.clone()], Vec::new()));
+            }
+            Err((failure, _)) => failure,
+        };
+        let said = program.map(Program::last_words);
+        return Err(sorted(failure, line, said));
+    }
+}
+
+/// Holds one conversation. A failure comes with what was asked for.
+fn converse<'a>(
+    transport: Box<dyn Transport + 'a>,
+    room: &Room,
+    revision: &Revision,
+    depth: Option<Depth>,
+    (line, here): (&'a Line<'a>, Option<&Rc<dyn Here>>),
+) -> Result<Vec<ObjectId>, (Failure, Option<Depth>)> {
+    let mut session = Session::begin(transport, line).map_err(|failure| (failure, None))?;
+    let ids = session
+        .resolve(revision)
+        .map_err(|failure| (failure, None))?;
+    let is_known = ids.iter().all(|id| room.tips().contains(id));
+    if is_known && !room.is_partial() {
+        return Ok(ids);
+    }
+    let depth = depth.unwrap_or_else(|| match revision {
+        Revision::Id(id) => session.depth_for(id),
+        Revision::Name(_) if session.knows_shallow() => Depth::One,
+        Revision::Name(_) => Depth::Full,
+    });
+    let knows_blobs = here.is_some_and(|here| here.knows_blobs());
+    // Whoever has all blobs of an earlier commit gets less as a difference to it.
+    let leaves_out = room.is_partial() || (knows_blobs && room.tips().is_empty());
+    let is_partial = leaves_out && depth == Depth::One && session.knows_partial();
+    let unusable = |error: io::Error| (Failure::Other(error.to_string()), None);
+    if !is_known || !is_partial {
+        let repository = room::open(room.path()).map_err(unusable)?;
+        let wanted = Wanted {
+            ids: &ids,
+            depth,
+            blobs: !is_partial,
+        };
+        let destination = Destination {
+            folder: room.path(),
+            repository: &repository,
+            // Of a partial repository it would be a lie.
+            haves: if room.is_partial() && !is_partial {
+                &[]
+            } else {
+                room.tips()
+            },
+        };
+        if is_partial {
+            room.set_partial().map_err(unusable)?;
+        }
+        session
+            .fetch(wanted, destination)
+            .map_err(|failure| (failure, Some(depth)))?;
+    }
+    if is_partial {
+        let ids = missing::of(room, &ids, here).map_err(unusable)?;
+        for ids in ids.chunks(MAX_BLOBS_ASKED) {
+            let repository = room::open(room.path()).map_err(unusable)?;
+            let wanted = Wanted {
+                ids,
+                depth: Depth::Full,
+                blobs: true,
+            };
+            let destination = Destination {
+                folder: room.path(),
+                repository: &repository,
+                haves: &[],
+            };
+            session
+                .fetch(wanted, destination)
+                .map_err(|failure| (failure, None))?;
+        }
+    }
+    // Among all that a server shows it may not be; then nothing is remembered.
+    let opened = room::open(room.path());
+    let is_there = |id: &ObjectId| {
+        let trees = opened.as_ref().ok()?.trees_of(&Revision::Id(*id)).ok()?;
+        (!trees.is_empty()).then_some(*id)
+    };
+    let found: Vec<_> = ids.iter().filter_map(is_there).collect();
+    if found.is_empty() {
+        return Err((Failure::Refused, Some(Depth::Everything)));
+    }
+    Ok(found)
+}
+
+/// Gives a failure the kind that exit codes are made of.
+fn sorted(failure: Failure, line: &Line<'_>, said: Option<String>) -> DownloadError {
+    if line.watch.interrupted() {
+        return DownloadError::Interrupted;
+    }
+    let said = said.filter(|said| !said.is_empty());
+    if let Some(trouble) = line.take_trouble() {
+        return match (trouble.class(), said) {
+            (NetClass::Trouble, Some(said)) => told(said),
+            _ => trouble.into(),
+        };
+    }
+    match failure {
+        Failure::Absent(what) => DownloadError::Gone(what),
+        Failure::Refused => DownloadError::Gone("it gives out no such commit".into()),
+        Failure::Dumb => DownloadError::trouble("the server does not speak git's smart protocol"),
+        Failure::Unwritable(what) => {
+            DownloadError::Local(format!("what the server sends cannot be written: {what}"))
+        }
+        Failure::Other(what) => match said {
+            Some(said) => told(said),
+            None => DownloadError::trouble(what),
+        },
+    }
+}
+
+/// What ssh or the program behind it said.
+fn told(said: String) -> DownloadError {
+    if said.contains("does not appear to be a git repository") {
+        return DownloadError::Gone(said);
+    }
+    DownloadError::trouble(said)
+}

@@ -1,0 +1,159 @@
+//! git's protocol over a bare stream: `git://`, and the pipes of a program such as ssh.
+
+use std::fs::File;
+use std::io::{self, Read, Seek as _, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::line::Line;
+use crate::net::{NetError, Phase};
+use crate::staging::StagedFile;
+
+/// How often a wait looks whether it should end.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The last words of a program that are repeated, in bytes.
+const MAX_LAST_WORDS: u64 = 2000;
+
+/// One direction of a connection; waits end when told to, or when nothing comes for too long.
+#[derive(Debug)]
+pub(super) struct Wire<'a, S> {
+    stream: S,
+    line: &'a Line<'a>,
+}
+
+/// A stream whose waits can be bounded.
+pub(super) trait Stream: Read + Write + Sized {
+    fn duplicate(&self) -> io::Result<Self>;
+    fn bound_waits(&self, limit: Duration) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn duplicate(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+    fn bound_waits(&self, limit: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(limit))?;
+        self.set_write_timeout(Some(limit))
+    }
+}
+
+impl Stream for UnixStream {
+    fn duplicate(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+    fn bound_waits(&self, limit: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(limit))?;
+        self.set_write_timeout(Some(limit))
+    }
+}
+
+impl<'a, S: Stream> Wire<'a, S> {
+    /// Returns both directions.
+    pub(super) fn pair(stream: S, line: &'a Line<'a>) -> io::Result<(Self, Self)> {
+        stream.bound_waits(POLL_INTERVAL)?;
+        let other = stream.duplicate()?;
+        Ok((
+            Self { stream, line },
+            Self {
+                stream: other,
+                line,
+            },
+        ))
+    }
+
+    /// Repeats a step that may block, until it is done or time is up.
+    fn wait<T>(&mut self, mut step: impl FnMut(&mut S) -> io::Result<T>) -> io::Result<T> {
+        let started = Instant::now();
+        let limit = self.line.limits.first_byte_timeout;
+        loop {
+            if self.line.watch.interrupted() {
+                return Err(self.line.failed(NetError::Interrupted));
+            }
+            match step(&mut self.stream) {
+                Ok(done) => return Ok(done),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(self.line.failed(NetError::of_socket(&error))),
+            }
+            if started.elapsed() > limit {
+                let phase = Phase::FirstByte;
+                return Err(self.line.failed(NetError::Timeout { phase, limit }));
+            }
+        }
+    }
+}
+
+impl<S: Stream> Read for Wire<'_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.wait(|stream| stream.read(buffer))?;
+        self.line.got(count)?;
+        Ok(count)
+    }
+}
+
+impl<S: Stream> Write for Wire<'_, S> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.wait(|stream| stream.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A program on the other end; ended when dropped.
+#[derive(Debug)]
+pub(super) struct Program {
+    child: Child,
+    /// What it says to people. A file, since a pipe that nobody reads would block it.
+    said: File,
+}
+
+impl Program {
+    /// Starts it with a socket as its standard input and output.
+    pub(super) fn start(mut command: Command) -> io::Result<(Self, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let input = OwnedFd::from(theirs.try_clone()?);
+        let said = StagedFile::temporary()?.file;
+        let child = command
+            .stdin(Stdio::from(input))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(Stdio::from(said.try_clone()?))
+            .spawn()?;
+        Ok((Self { child, said }, ours))
+    }
+
+    /// Ends it, and returns the beginning of what it said to people.
+    pub(super) fn last_words(mut self) -> String {
+        let mut words = Vec::new();
+        // It may have ended by itself.
+        let _gone = self.child.kill();
+        if self.said.rewind().is_ok() {
+            drop((&self.said).take(MAX_LAST_WORDS).read_to_end(&mut words));
+        }
+        let words = String::from_utf8_lossy(&words);
+        let lines = words
+            .lines()
+            .map(|line| line.trim().escape_debug().to_string());
+        lines
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

@@ -1,0 +1,86 @@
+//! A commit from the network lands: it is fetched into a repository of our own, and checked out.
+
+use store_index::watch::Unit;
+
+use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
+use crate::error::FetchError;
+use crate::git::Checkout;
+use crate::git::remote::{self, Fetched, Rooms};
+use crate::report::AttemptResult;
+use crate::source::{Candidate, CloneOf, wanted_tree};
+use crate::tree_copy;
+
+impl Landing<'_> {
+    pub(super) fn land_clone(
+        &mut self,
+        candidate: &Candidate,
+        clone: &CloneOf,
+    ) -> Result<Landed, FetchError> {
+        let Some(place) = self.place.clone() else {
+            return Err(no_bytes_for_stdout());
+        };
+        // What was kept may be damaged, and is given up then.
+        for may_be_damaged in [true, false] {
+            // So may be what else is on this machine.
+            let here = clone.here.as_ref().filter(|_| may_be_damaged);
+            let mut rooms = Rooms::new(clone.cache.as_deref(), &place, here);
+            let what = format!("fetching {}", candidate.location);
+            self.watch.progress.begin(&what, None, Unit::Bytes);
+            let (watch, wanted) = (self.watch, wanted_tree(self.request));
+            let client = self.downloader.client();
+            let fetched = client
+                .and_then(|client| remote::fetch(&clone.source, wanted, &mut rooms, client, watch));
+            self.watch.progress.end();
+            let fetched = match self.downloaded(fetched)? {
+                Ok(fetched) => fetched,
+                Err(not_it) => return Ok(Landed::NotIt(not_it)),
+            };
+            let landed = self.land_any(candidate, &fetched)?;
+            let Landed::NotIt(wrong) = &landed else {
+                self.remark = Some(fetched.remark());
+                return Ok(landed);
+            };
+            let is_suspect = wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0;
+            if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
+                return Ok(landed);
+            }
+            fetched.forget(clone.cache.as_deref());
+        }
+        let reason = "what was kept of it cannot be given up: another process uses it";
+        Ok(Landed::NotIt(NotIt::new(AttemptResult::Failed, reason)))
+    }
+
+    /// Tries the trees that a name may mean. What is said of a wrong tree is said of the likeliest.
+    fn land_any(&mut self, candidate: &Candidate, fetched: &Fetched) -> Result<Landed, FetchError> {
+        let mut answer = None;
+        for checkout in &fetched.checkouts {
+            match self.land_checkout(candidate, checkout)? {
+                Landed::NotIt(mut wrong) => {
+                    wrong.bytes = fetched.got_bytes;
+                    answer.get_or_insert(wrong);
+                }
+                delivered @ Landed::Delivered { .. } => return Ok(delivered),
+            }
+        }
+        let none = || NotIt::new(AttemptResult::Absent, "it has no such commit");
+        Ok(Landed::NotIt(answer.unwrap_or_else(none)))
+    }
+
+    pub(super) fn land_checkout(
+        &mut self,
+        candidate: &Candidate,
+        checkout: &Checkout,
+    ) -> Result<Landed, FetchError> {
+        let (request, watch) = (self.request, self.watch);
+        let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
+            tree_copy::check_out(&request.address, checkout, target, watch)
+                .map(|verdict| (verdict, 0))
+        })?;
+        Ok(landed)
+    }
+
+    /// Returns what is worth saying of what was delivered.
+    pub(crate) fn take_remark(&mut self) -> Option<String> {
+        self.remark.take()
+    }
+}

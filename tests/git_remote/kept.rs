@@ -1,0 +1,235 @@
+//! What is kept of repositories, and what that saves.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use super::fetch_nar;
+use crate::support::git::{GIT, Repository, file, nar_of};
+use crate::support::git_server::{Daemon, HttpBackend, Manners};
+use crate::support::{TestEnv, lacks, mode, names_in, noise, sri};
+
+/// The repositories that are kept.
+fn kept(env: &TestEnv) -> Vec<PathBuf> {
+    let cache = env.path("cache/fetch/git");
+    let names = names_in(&cache);
+    let paths = names.iter().map(|name| cache.join(name));
+    paths.filter(|path| path.is_dir()).collect()
+}
+
+#[test]
+fn the_next_commit_costs_its_difference() {
+    if lacks("the_next_commit_costs_its_difference", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let (big, other) = (noise(1, 400_000), noise(2, 20_000));
+    // Of text git sends the difference to what we have.
+    let text =
+        |word: &str| -> String { (0..9000).map(|line| format!("{line} {word}\n")).collect() };
+    let files = |small: &'static [u8], text: &str| {
+        bare.commit(
+            "main",
+            &[
+                file("big", &big),
+                file("text", text.as_bytes()),
+                file("small", small),
+            ],
+        )
+    };
+    let first = files(b"1\n", &text("a"));
+    let changed = text("a").replace("77 ", "78 ");
+    let second = files(b"2\n", &changed);
+    let third = bare.commit("main", &[file("big", &big), file("new", &other)]);
+    let hash = |commit: &str| bare.nar_of_clone(&env, commit);
+    let plain = HttpBackend::start(&env, "srv");
+    let manners = Manners {
+        only_v0: true,
+        ..Manners::default()
+    };
+    bare.git(&["config", "uploadpack.allowReachableSHA1InWant", "true"]);
+    let old_fashioned = HttpBackend::with(&env, "srv", manners);
+    for server in [&plain, &old_fashioned] {
+        let url = server.url("some.git");
+        fetch_nar(&env, &url, &first, &hash(&first));
+        assert!(server.take_sent_bytes() > 400_000);
+        fetch_nar(&env, &url, &second, &hash(&second));
+        let sent = server.take_sent_bytes();
+        assert!(sent < 5_000, "{sent}");
+        // By its name it costs a list of references.
+        let report = fetch_nar(&env, &url, "main", &hash(&third));
+        let sent = server.take_sent_bytes();
+        assert!((20_000..25_000).contains(&sent), "{sent}");
+        let reason = report.object["attempts"]
+            .as_array()
+            .unwrap()
+            .last()
+            .unwrap()["reason"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(reason.contains("the rest was kept"), "{reason}");
+        // What was there once costs no socket.
+        for commit in [&first, &second, &third] {
+            fetch_nar(&env, &url, commit, &hash(commit));
+        }
+        assert_eq!(server.take_sent_bytes(), 0);
+        env.fetch_hash(hash(&first))
+            .args(["--offline", "--git", &url, "--rev", &first, "-o", "offline"])
+            .go()
+            .exits(0);
+        fs_err::remove_dir_all(env.out("offline")).unwrap();
+    }
+    let daemon = Daemon::start(&env, "srv");
+    fetch_nar(&env, &daemon.url("some.git"), &first, &hash(&first));
+    fetch_nar(&env, &daemon.url("some.git"), "main", &hash(&third));
+    // What would be used is explained; nobody is asked.
+    for (commit, is_kept) in [(&first, true), (&"0".repeat(40), false)] {
+        let explained = env
+            .fetch(["explain", &sri(b"x"), "--no-store", "--no-media"])
+            .args(["--git", &plain.url("some.git"), "--rev", commit])
+            .go();
+        assert_eq!(explained.stdout.contains("found"), is_kept, "{explained}");
+        assert!(explained.stdout.contains("would ask"), "{explained}");
+    }
+    assert_eq!(plain.take_sent_bytes(), 0);
+    // Nobody else may look; the password is no part of a name.
+    assert_eq!(mode(&env.path("cache/fetch/git")), 0o700);
+    assert_eq!(kept(&env).len(), 3);
+    let url = plain.url("some.git").replace("://", "://me:secret@");
+    env.fetch_hash(hash(&first))
+        .args(["--offline", "--git", &url, "--rev", &first, "-o", "offline"])
+        .go()
+        .exits(0);
+}
+
+#[test]
+fn what_is_kept_is_not_believed() {
+    if lacks("what_is_kept_is_not_believed", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", &noise(1, 50_000))]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    fetch_nar(&env, &url, &commit, &hash);
+    let pack = || {
+        let folder = kept(&env)[0].join("objects/pack");
+        let names = names_in(&folder);
+        folder.join(names.iter().find(|name| name.ends_with(".pack")).unwrap())
+    };
+    for damage in [0_usize, 1, 2] {
+        let path = pack();
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let mut bytes = fs_err::read(&path).unwrap();
+        match damage {
+            0 => bytes.truncate(1000),
+            1 => bytes.iter_mut().skip(500).for_each(|byte| *byte ^= 0x55),
+            _ => bytes.clear(),
+        }
+        fs_err::write(&path, bytes).unwrap();
+        fetch_nar(&env, &url, &commit, &hash);
+        // It is whole again.
+        http.take_sent_bytes();
+        fetch_nar(&env, &url, &commit, &hash);
+        assert_eq!(http.take_sent_bytes(), 0);
+    }
+    // What a killed run left is in nobody's way.
+    for left in ["shallow.lock", "objects/pack/.tmpAbCdEf"] {
+        fs_err::write(kept(&env)[0].join(left), "").unwrap();
+    }
+    // A difference to something that is there no more.
+    let lines: String = (0..5000).map(|line| format!("{line}\n")).collect();
+    let before = bare.commit("main", &[file("text", lines.as_bytes())]);
+    fetch_nar(&env, &url, &before, &bare.nar_of_clone(&env, &before));
+    assert!(!kept(&env)[0].join("objects/pack/.tmpAbCdEf").exists());
+    for name in names_in(&kept(&env)[0].join("objects/pack")) {
+        fs_err::remove_file(kept(&env)[0].join("objects/pack").join(name)).unwrap();
+    }
+    let after = bare.commit(
+        "main",
+        &[file("text", lines.replace("77\n", "x\n").as_bytes())],
+    );
+    fetch_nar(&env, &url, &after, &bare.nar_of_clone(&env, &after));
+    // A list that claims more than there is.
+    let missing = bare.commit("main", &[file("b", b"b\n")]);
+    fs_err::write(kept(&env)[0].join("tips"), format!("{missing}\n")).unwrap();
+    fetch_nar(&env, &url, &missing, &bare.nar_of_clone(&env, &missing));
+    fs_err::write(kept(&env)[0].join("tips"), "nonsense\n\u{0}\n").unwrap();
+    fetch_nar(&env, &url, &commit, &hash);
+    // A name that is not there leaves it as it is.
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", "no-such", "-o", "out"])
+        .go()
+        .exits(3);
+    http.take_sent_bytes();
+    fetch_nar(&env, &url, &commit, &hash);
+    assert_eq!(http.take_sent_bytes(), 0);
+    // A wrong hash is the user's mistake after all, and told with the right one.
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(sri(b"x"))
+        .args(["--git", &url, "--rev", &commit, "-o", "out"])
+        .go()
+        .exits(4)
+        .says(&hash);
+}
+
+#[test]
+fn without_a_cache_nothing_is_left() {
+    if lacks("without_a_cache_nothing_is_left", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", b"a\n")]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    // A folder that others may read is not ours alone.
+    fs_err::create_dir_all(env.path("cache/fetch/git")).unwrap();
+    fs_err::set_permissions(
+        env.path("cache/fetch/git"),
+        std::fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    fetch_nar(&env, &url, &commit, &hash);
+    assert_eq!(names_in(&env.path("cache/fetch/git")), Vec::<String>::new());
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", &commit, "-o", "out"])
+        .variable("XDG_CACHE_HOME", "")
+        .variable("HOME", "")
+        .go()
+        .exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
+    assert_eq!(env.outputs(), ["out"]);
+}
+
+#[test]
+fn several_at_once_wait_for_each_other() {
+    if lacks("several_at_once_wait_for_each_other", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", &noise(1, 200_000))]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    let running: Vec<_> = (0..4)
+        .map(|number| {
+            env.fetch_hash(&hash)
+                .args(["--git", &url, "--rev", &commit])
+                .args(["-o", &format!("out{number}")])
+                .start()
+        })
+        .collect();
+    for one in running {
+        one.wait().exits(0);
+    }
+    let sent = http.take_sent_bytes();
+    assert!(sent < 300_000, "one of them fetched it: {sent}");
+}
