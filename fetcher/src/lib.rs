@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod copy;
+pub mod derivation;
 mod diagnosis;
 pub mod discs;
 mod download;
