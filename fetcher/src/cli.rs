@@ -126,9 +126,9 @@ struct WhatArgs {
     submodules: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Where to look")]
-struct PlaceArgs {
+pub(crate) struct PlaceArgs {
     /// A store; paths are computed with DIR, files read below REAL [default: $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
     #[arg(long, value_name = "DIR[=REAL]")]
     store: Vec<String>,
@@ -149,9 +149,9 @@ struct PlaceArgs {
     no_local: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
-struct NetworkArgs {
+pub(crate) struct NetworkArgs {
     /// Open no socket
     #[arg(long)]
     offline: bool,
@@ -245,7 +245,7 @@ impl std::fmt::Debug for Environment<'_> {
 
 impl Environment<'_> {
     /// A variable; empty counts as not set.
-    fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
         match (self.0)(name).filter(|value| !value.is_empty()) {
             None => Ok(None),
             Some(value) => value
@@ -277,7 +277,7 @@ impl Environment<'_> {
         }
     }
 
-    fn paths(&self, given: Vec<PathBuf>, name: &str) -> Vec<PathBuf> {
+    pub(crate) fn paths(&self, given: Vec<PathBuf>, name: &str) -> Vec<PathBuf> {
         if !given.is_empty() {
             return given;
         }
@@ -332,6 +332,7 @@ impl FetchArgs {
             force: environment.switch(self.force, "FETCH_FORCE")?,
             stale_hash: self.network.stale_hash(environment)?,
             limits: self.network.limits(environment)?,
+            leave_wrong: false,
         };
         let (places, env_store) = self.places.interpret(environment)?;
         let invocation = Invocation::Fetch {
@@ -482,6 +483,7 @@ impl WhatArgs {
             item_names,
             asked_names,
             urls,
+            hashed_urls: Vec::new(),
             git,
             executable,
             target: Target::Stdout,
@@ -570,7 +572,7 @@ fn parse_url(text: &str) -> Result<SourceUrl, FetchError> {
 }
 
 impl PlaceArgs {
-    fn interpret(
+    pub(crate) fn interpret(
         self,
         environment: &Environment<'_>,
     ) -> Result<(Named, Option<String>), FetchError> {
@@ -603,6 +605,7 @@ impl PlaceArgs {
             no_store: environment.switch(self.no_store, "FETCH_NO_STORE")?,
             no_media: environment.switch(self.no_media, "FETCH_NO_MEDIA")?,
             no_local: environment.switch(self.no_local, "FETCH_NO_LOCAL")?,
+            builtin: false,
         };
         Ok((named, env_store))
     }
@@ -623,7 +626,7 @@ impl NetworkArgs {
         }
     }
 
-    fn limits(&self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
+    pub(crate) fn limits(&self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
         let mut limits = Limits::default();
         let seconds = |option: &Option<String>,
                        variable: &str,

@@ -65,6 +65,7 @@ fn run(parsed: &Parsed) -> u8 {
                 Err(error) => report::Report {
                     attempts: Vec::new(),
                     result: Err(error),
+                    left: None,
                     took: std::time::Duration::ZERO,
                 },
             };

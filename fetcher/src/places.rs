@@ -38,6 +38,8 @@ pub struct Named {
     pub no_media: bool,
     /// No local source at all.
     pub no_local: bool,
+    /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
+    pub builtin: bool,
 }
 
 /// A store that may be asked.
@@ -120,13 +122,20 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
-        places.discs = Discs::new(!named.no_media);
+        places.discs = Discs::new(!named.no_media, named.builtin);
+        let open = if named.builtin {
+            Beneath::open_public
+        } else {
+            Beneath::open
+        };
         let mut stores = Vec::new();
         for option in &named.stores {
-            let root = Beneath::open(&option.real)
+            let root = open(&option.real)
                 .and_then(|root| fs_err::read_dir(&option.real).map(|_| root))
-                .map_err(|error| unusable("store", &option.real, &error))?;
-            stores.push((option.logical.clone(), root));
+                .map_err(|error| unusable("store", &option.real, &error));
+            if let Some(root) = places.take(named, root)? {
+                stores.push((option.logical.clone(), root));
+            }
         }
         if named.stores.is_empty() && !named.no_store {
             let mut defaults: Vec<StoreOption> = Vec::new();
@@ -139,16 +148,17 @@ impl Places {
                 }
             }
             for StoreOption { logical, real } in defaults {
-                if let Ok(root) = Beneath::open(&real) {
+                if let Ok(root) = open(&real) {
                     stores.push((logical, root));
                 }
             }
         }
         let mut media = Vec::new();
         for path in &named.media {
-            let root = Root::folder(path).map_err(|error| unusable("medium", path, &error))?;
-            let beneath = Beneath::open(path).map_err(|error| unusable("medium", path, &error))?;
-            media.push((root, beneath));
+            let opened = Root::folder(path)
+                .and_then(|root| Ok((root, open(path)?)))
+                .map_err(|error| unusable("medium", path, &error));
+            media.extend(places.take(named, opened)?);
         }
         let indexes = places.named_indexes(&named.indexes);
         // Of a disc the index says which, and not where: it is looked for when all else has been asked.
@@ -175,7 +185,7 @@ impl Places {
                 ));
                 continue;
             }
-            match Beneath::open(root.path()) {
+            match open(root.path()) {
                 Ok(beneath) if root.kind() == RootKind::Store => {
                     stores.push((root.path().to_string_lossy().into_owned(), beneath));
                 }
@@ -187,7 +197,7 @@ impl Places {
         }
         for (logical, root) in stores {
             let identity = Root::store(&logical);
-            let indexes = places.indexes_of(&identity, &mut indexes);
+            let indexes = places.indexes_of(&identity, &mut indexes, named.builtin);
             places.stores.push(Rc::new(StorePlace {
                 state: StoreState::of(&logical, root.path()),
                 logical,
@@ -196,7 +206,7 @@ impl Places {
             }));
         }
         for (identity, root) in media {
-            let mut indexes = places.indexes_of(&identity, &mut indexes);
+            let mut indexes = places.indexes_of(&identity, &mut indexes, named.builtin);
             if let Ok(medium) = Medium::at(root.path()) {
                 indexes.extend(places.discs.indexes_of(&medium, &mut places.warnings));
             }
@@ -207,6 +217,23 @@ impl Places {
             }));
         }
         Ok(places)
+    }
+
+    /// Passes on what was opened. What a daemon's administrator named may be missing for a while: a disc that is not
+    /// in its drive must not fail builds.
+    fn take<T>(
+        &mut self,
+        named: &Named,
+        opened: Result<T, FetchError>,
+    ) -> Result<Option<T>, FetchError> {
+        match opened {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) if named.builtin => {
+                self.warnings.push(error.message);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn named_indexes(&mut self, paths: &[PathBuf]) -> Vec<Index> {
@@ -223,13 +250,18 @@ impl Places {
     }
 
     /// Takes the named indexes of a root, then opens those at the usual places.
-    fn indexes_of(&mut self, root: &Root, named: &mut Vec<Index>) -> Vec<Index> {
+    fn indexes_of(&mut self, root: &Root, named: &mut Vec<Index>, builtin: bool) -> Vec<Index> {
         let (mut own, others): (Vec<_>, Vec<_>) = named.drain(..).partition(|index| {
             let of = index.root();
             of.id() == root.id() || (of.kind() == RootKind::Medium && of.path() == root.path())
         });
         *named = others;
-        for directory in index::default_dirs(root) {
+        let usual = if builtin {
+            index::system_dirs(root)
+        } else {
+            index::default_dirs(root)
+        };
+        for directory in usual {
             match Index::open(&directory) {
                 // What lies on a medium is of that medium, whatever it says.
                 Ok(index) if is_in_place(&directory) || index.root().id() == root.id() => {
