@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod builtin;
 mod cli_snapshots;
 mod content_addresses;
 mod crash;
