@@ -110,7 +110,8 @@ impl<'a> Log<'a> {
         }
     }
 
-    fn in_store(&self, location: &str) -> bool {
+    /// Returns true if a place is in a store, whose paths everybody may know.
+    pub(crate) fn in_store(&self, location: &str) -> bool {
         let location = Path::new(location);
         self.stores.iter().any(|store| location.starts_with(store))
     }

@@ -17,6 +17,7 @@ pub mod error;
 pub mod explain;
 pub mod fetch;
 pub mod git;
+pub mod guix;
 mod landing;
 pub mod net;
 mod output;
