@@ -29,6 +29,8 @@ pub struct Settings {
     pub named: Named,
     /// Bounds of downloads.
     pub limits: Limits,
+    /// Whether no socket may be opened, by anybody.
+    pub offline: bool,
     /// The real guix.
     pub guix: Option<PathBuf>,
 }
@@ -53,6 +55,7 @@ impl Settings {
             store,
             named,
             limits: NetworkArgs::default().limits(environment)?,
+            offline: environment.switch(false, "FETCH_OFFLINE")?,
             guix: environment.text("FETCH_GUIX")?.map(PathBuf::from),
         })
     }
@@ -70,6 +73,7 @@ impl Settings {
     /// read the warning.
     pub fn policy(&self) -> Policy {
         Policy {
+            offline: self.offline,
             stale_hash: StaleHash::Refuse,
             limits: self.limits,
             leave_wrong: true,

@@ -339,7 +339,8 @@ fn trees_of_git_come_from_the_store_and_from_local_repositories() {
             .perform(&drv)
             .variable("FETCH_MEDIA", env.path("folder"))
             .go()
-            .exits(HANDED_OVER);
+            .exits(HANDED_OVER)
+            .says("fetch: no local copy; handing over to the real guix");
         assert!(!drv.output.exists());
     }
 }
@@ -363,4 +364,42 @@ fn long_work_is_not_silent() {
     let words = format!("fetch: still working on {}\n", drv.output.display());
     let said = outcome.stderr.matches(&words).count();
     assert!((2..=6).contains(&said), "{said} times\n{outcome}");
+}
+
+/// Nobody goes to the network for an administrator who has switched it off: the real guix would.
+#[test]
+fn without_a_network_nothing_is_handed_over() {
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let server = Server::start();
+    let flat_drv = store.derivation("flat-plain.drv", &flat(b"x"), Some(&server), &[]);
+    let tree_drv = store.derivation("git-nonrecursive.drv", &flat(b"x"), None, &[]);
+    let unknown = [("builtin:download", "builtin:unknown")];
+    let unknown_drv = store.derivation("flat-plain.drv", &flat(b"y"), None, &unknown);
+    for drv in [flat_drv, tree_drv, unknown_drv] {
+        store
+            .perform(&drv)
+            .variable("FETCH_OFFLINE", "1")
+            .go()
+            .exits(1)
+            .says("the network is off (FETCH_OFFLINE)");
+        assert!(!drv.output.exists());
+    }
+    assert_eq!(server.connections(), 0);
+    assert_eq!(store.handed_over(), None);
+}
+
+/// What not everybody may read is the real guix's business, not a failure.
+#[test]
+fn a_private_store_is_left_to_the_real_guix() {
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let drv = store.derivation("flat-plain.drv", &flat(b"x"), None, &[]);
+    mode(&env.path("gnu"), 0o750);
+    let outcome = store.perform(&drv).go();
+    mode(&env.path("gnu"), 0o755);
+    outcome
+        .exits(HANDED_OVER)
+        .says("the store cannot be read")
+        .says("handing over to the real guix");
 }

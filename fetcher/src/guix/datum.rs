@@ -383,6 +383,16 @@ mod tests {
         }
     }
 
+    /// Printed by `write` of Guile 3.0.8, but that the letters it prints as they are stand here as escapes of Rust.
+    #[test]
+    fn reads_every_escape_of_guile() {
+        let written =
+            "\"a\\a\\n\\t\\r\\x7f\u{e9}\u{1f600}\\x00\\b\\v\\f\\x85\\u200b\u{20ac},\\\"\\\\\\x1b\"";
+        let expected =
+            "a\x07\n\t\r\x7f\u{e9}\u{1f600}\0\x08\x0b\x0c\u{85}\u{200b}\u{20ac},\"\\\x1b";
+        assert_eq!(read(written), Ok(string(expected)));
+    }
+
     #[test]
     fn refuses_everything_else() {
         for (text, expected) in [

@@ -12,14 +12,13 @@ use store_index::watch::Watch;
 
 use super::options::Options;
 use super::request::{self, DERIVATION_SUFFIX, Refusal, Store, Work};
-use super::trace::{Ear, Trace, Write};
+use super::trace::{Ear, Trace, Write, say};
 use crate::builtin::{Log, Settings};
 use crate::cli::Environment;
 use crate::derivation::{self, Derivation};
 use crate::error::ErrorKind;
 use crate::fetch::{self, Policy};
 use crate::report::Report;
-use crate::request::Request;
 
 /// The store of a daemon that names none.
 const DEFAULT_STORE: &str = "/gnu/store";
@@ -70,7 +69,7 @@ pub enum Outcome {
 /// Downloads for the daemon.
 pub fn run(call: Call<'_>) -> Outcome {
     let fail = |reason: &str| {
-        (call.stderr)(&format!("fetch: error: {reason}"));
+        say(call.stderr, &format!("error: {reason}"));
         Outcome::Failed
     };
     // Whoever may reach the daemon chooses what is read and written here.
@@ -86,8 +85,14 @@ pub fn run(call: Call<'_>) -> Outcome {
     match prepare(&call, &settings) {
         Ok((work, output, is_check)) => fetch(&call, &settings, work, &output, is_check),
         Err(Refusal::Wrong(reason)) => fail(&reason),
+        Err(Refusal::Beyond(reason)) if settings.offline => {
+            fail(&format!("{reason}, and the network is off (FETCH_OFFLINE)"))
+        }
         Err(Refusal::Beyond(reason)) => {
-            (call.stderr)(&format!("fetch: {reason}; handing over to the real guix"));
+            say(
+                call.stderr,
+                &format!("{reason}; handing over to the real guix"),
+            );
             Outcome::HandOver
         }
     }
@@ -96,9 +101,9 @@ pub fn run(call: Call<'_>) -> Outcome {
 /// Reads the derivation. Returns what is to be done, the output, and whether this is a check.
 fn prepare(call: &Call<'_>, settings: &Settings) -> Result<(Work, String, bool), Refusal> {
     let wrong = |reason: String| Refusal::Wrong(reason);
-    let unreadable =
-        |error: std::io::Error| Refusal::Wrong(format!("the store cannot be read: {error}"));
-    let files = Beneath::open_public(Path::new(&settings.store)).map_err(unreadable)?;
+    // A store in somebody's home, as developers have it, is not for everybody to read.
+    let files = Beneath::open_public(Path::new(&settings.store))
+        .map_err(|error| Refusal::Beyond(format!("the store cannot be read: {error}")))?;
     let store = Store {
         directory: &settings.store,
         files: &files,
@@ -186,12 +191,12 @@ fn fetch(
     };
     let policy = Policy {
         // Whatever is local comes first; the network is the real guix's.
-        offline: work.local_only,
+        offline: work.local_only || settings.offline,
         ..settings.policy()
     };
-    let say = |line: &str| trace.say(line);
+    let tell = |line: &str| trace.say(line);
     let ear = Ear {
-        log: Log::new(settings, REPAIR, &say),
+        log: Log::new(settings, REPAIR, &tell),
         trace: &trace,
     };
     let watch = Watch {
@@ -201,10 +206,15 @@ fn fetch(
     let report = while_talking(&trace, options.max_silence, || {
         fetch::run(&work.request, &places, &policy, &ear, watch)
     });
-    judge(&trace, &work.request, &report, output)
+    let outcome = judge(&trace, &work, &report, output);
+    if outcome == Outcome::HandOver && settings.offline {
+        trace.say("the network is off (FETCH_OFFLINE)");
+        return Outcome::Failed;
+    }
+    outcome
 }
 
-fn judge(trace: &Trace<'_>, request: &Request, report: &Report, output: &str) -> Outcome {
+fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str) -> Outcome {
     let Err(error) = &report.result else {
         return Outcome::Left;
     };
@@ -220,8 +230,12 @@ fn judge(trace: &Trace<'_>, request: &Request, report: &Report, output: &str) ->
             trace.say(&format!("error: {}", error.message));
             Outcome::Failed
         }
+        _ if work.local_only => {
+            trace.say("no local copy; handing over to the real guix");
+            Outcome::HandOver
+        }
         _ => {
-            let from = match request.urls.first() {
+            let from = match work.request.urls.first() {
                 Some(url) => format!(" from \"{url}\""),
                 None => String::new(),
             };

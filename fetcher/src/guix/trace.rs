@@ -9,7 +9,7 @@ use store_index::watch::{Progress, Unit};
 
 use crate::builtin::Log;
 use crate::report::{Attempt, AttemptResult, Listener};
-use crate::source::{Candidate, CandidatePlace};
+use crate::source::{Candidate, CandidatePlace, SourceKind};
 
 /// How often a line tells how far a download is; clients draw a bar of them.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -69,10 +69,10 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Says a line to people, under our name, so that it is taken for no event.
-    pub fn say(&self, line: &str) {
+    /// Says something to people.
+    pub fn say(&self, text: &str) {
         self.state().spoke = Instant::now();
-        (self.stderr)(&format!("fetch: {line}"));
+        say(self.stderr, text);
     }
 
     /// Says that the work goes on, if nothing has been said for so long: the daemon kills who is silent.
@@ -140,6 +140,18 @@ impl<'a> Trace<'a> {
         if self.traced {
             self.succeed(&mut state, download, attempt.bytes);
         }
+    }
+}
+
+/// Writes text for people, each line under our name: servers and derivations have a say in it, and the daemon takes a
+/// line that begins with `@ ` for an event.
+pub(crate) fn say(write: Write<'_>, text: &str) {
+    for line in text.lines() {
+        let line: String = line
+            .chars()
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        write(&format!("fetch: {line}"));
     }
 }
 
@@ -235,6 +247,10 @@ impl Listener for Ear<'_> {
     }
 
     fn attempt(&self, attempt: &Attempt) {
+        // Whoever asks for a repository is told what is done about it.
+        if attempt.kind == SourceKind::Git {
+            return;
+        }
         let download = self.trace.state().download.take();
         match (attempt.result, download) {
             (AttemptResult::Ok | AttemptResult::Mismatch, Some(download)) => {
@@ -309,6 +325,17 @@ mod tests {
             "@ download-started /gnu/store/x-a http://h/empty -\n\
              @ download-progress /gnu/store/x-a http://h/empty - 0\n\
              @ download-succeeded /gnu/store/x-a http://h/empty -\n\n"
+        );
+    }
+
+    #[test]
+    fn no_text_is_taken_for_an_event() {
+        let (_, err) = recorded(true, |trace| {
+            trace.say("http://h/a: failed: \x1b[2J\r\n@ build-succeeded /gnu/store/x.drv -\r@ x");
+        });
+        assert_eq!(
+            err,
+            "fetch: http://h/a: failed: \u{fffd}[2J\nfetch: @ build-succeeded /gnu/store/x.drv -\u{fffd}@ x\n"
         );
     }
 
