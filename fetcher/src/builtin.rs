@@ -63,7 +63,7 @@ impl Settings {
     /// Opens the places. A check looks at none of them: it is there to ask upstream again.
     pub fn places(&self, is_check: bool) -> Result<Places, FetchError> {
         let named = Named {
-            no_local: is_check,
+            no_local: is_check || self.named.no_local,
             ..self.named.clone()
         };
         Places::open(&named, None)

@@ -1,6 +1,7 @@
 //! All that is not ours goes to the real guix, as it came.
 
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use crate::support::guix::{GuixStore, HANDED_OVER, flat, mode};
@@ -74,8 +75,10 @@ fn nothing_is_changed_on_the_way() {
     assert_eq!(output.stderr, b"error\n");
     assert_eq!(fs_err::read(env.path("out/four")).unwrap(), b"two  blanks");
 
-    // A shell that is told no name for its script shows the one it was called by.
-    let output = Command::new(env.path("bin/guix"))
+    // As the daemon does it, by any path and the name of guix. A shell that is told no name for its script shows the one
+    // it was called by.
+    let output = Command::new(env.path("bin/fetch"))
+        .arg0("guix")
         .args(["-c", "printf %s \"$0\"; env"])
         .env_clear()
         .env("FETCH_GUIX", "/bin/bash")

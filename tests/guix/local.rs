@@ -21,13 +21,6 @@ fn nar(algorithm: Algorithm, bytes: &[u8], executable: bool) -> Digest {
 /// Every flat derivation of a real client, with its content in the store under another name: copied, and no socket.
 #[test]
 fn real_derivations_are_served_from_the_store() {
-    if lacks(
-        "real_derivations_are_served_from_the_store",
-        &["setpriv"],
-        false,
-    ) {
-        return;
-    }
     let env = TestEnv::new();
     let store = GuixStore::new(&env);
     let server = Server::start();
