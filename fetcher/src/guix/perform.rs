@@ -196,6 +196,7 @@ fn fetch(
     };
     let tell = |line: &str| trace.say(line);
     let ear = Ear {
+        settings,
         log: Log::new(settings, REPAIR, &tell),
         trace: &trace,
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use store_index::watch::{Progress, Unit};
 
-use crate::builtin::Log;
+use crate::builtin::{Log, Settings};
 use crate::report::{Attempt, AttemptResult, Listener};
 use crate::source::{Candidate, CandidatePlace, SourceKind};
 
@@ -213,6 +213,8 @@ impl Progress for Trace<'_> {
 /// Hears what [`crate::fetch::run`] has to tell, and passes on what a build's log may hold.
 #[derive(Debug)]
 pub struct Ear<'a> {
+    /// What counts as public.
+    pub settings: &'a Settings,
     /// What people are told.
     pub log: Log<'a>,
     /// What programs are told.
@@ -259,7 +261,7 @@ impl Listener for Ear<'_> {
             }
             (AttemptResult::Ok, None) => self
                 .trace
-                .hit(attempt, self.log.in_store(&attempt.location)),
+                .hit(attempt, self.settings.in_store(&attempt.location)),
             _ => {}
         }
         self.log.attempt(attempt);
