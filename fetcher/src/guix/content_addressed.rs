@@ -16,7 +16,7 @@ use super::datum::{Datum, DatumError};
 /// The most evaluations of one expression. Guix's take a few hundred.
 const MAX_STEPS: usize = 100_000;
 
-/// The deepest chain of calls: each costs some frames of our own stack.
+/// The deepest chain of calls, and of lists in lists: each costs some frames of our own stack.
 const MAX_DEPTH: usize = 200;
 
 /// The most text that is made in all, in bytes. A URL has a hundred.
@@ -74,19 +74,19 @@ pub fn urls(
     digest: &Digest,
 ) -> Result<Vec<String>, EvaluationError> {
     let expression = Datum::parse(expression)?;
-    let mut budget = Budget::default();
-    let scope = Scope::outermost();
-    let Value::List(mirrors) = budget.evaluate(&expression, &scope, 0)? else {
+    let mut evaluation = Evaluation::new();
+    let scope = evaluation.scope(HashMap::new(), None)?;
+    let Value::List(mirrors) = evaluation.evaluate(&expression, &scope, 0)? else {
         return Err(EvaluationError::Type("a list of procedures"));
     };
-    if mirrors.len() > MAX_MIRRORS {
+    if mirrors.items.len() > MAX_MIRRORS {
         return Err(EvaluationError::Limit("mirrors"));
     }
     let mut urls = Vec::new();
-    for mirror in mirrors.iter() {
+    for mirror in &mirrors.items {
         let (file, algorithm, hash) = (
             Value::Text(Rc::from(file_name)),
-            Value::Symbol(Rc::from(digest.algorithm().name())),
+            Value::Symbol(digest.algorithm().name()),
             Value::Bytes(Rc::from(digest.as_bytes())),
         );
         // For some weeks of 2016 they did not take the file's name.
@@ -96,7 +96,7 @@ pub fn urls(
             }
             _ => vec![file, algorithm, hash],
         };
-        match budget.call(mirror, args, 0)? {
+        match evaluation.call(mirror, args, 0)? {
             Value::Text(url) => urls.push(url.to_string()),
             Value::Boolean(false) => {}
             _ => return Err(EvaluationError::Type("a mirror's URL, a string or #f,")),
@@ -106,24 +106,30 @@ pub fn urls(
 }
 
 #[derive(Clone)]
-enum Value {
+enum Value<'e> {
     Text(Rc<str>),
-    Symbol(Rc<str>),
+    Symbol(&'e str),
     Bytes(Rc<[u8]>),
     Boolean(bool),
-    List(Rc<[Self]>),
-    Procedure(Rc<Procedure>),
+    List(Rc<List<'e>>),
+    Procedure(Procedure<'e>),
     Primitive(Primitive),
     /// What a definition or a declaration is worth.
     Nothing,
 }
 
-/// What `lambda` makes. Scopes and procedures may refer to each other in circles; an expression is evaluated once a
-/// run, under a bound of its elements, so that what is thus never freed is little.
-struct Procedure {
-    parameters: Vec<Rc<str>>,
-    body: Rc<[Datum]>,
-    scope: Scope,
+struct List<'e> {
+    items: Vec<Value<'e>>,
+    /// How many lists are in each other: to free them takes a call each.
+    depth: usize,
+}
+
+/// What `lambda` makes.
+#[derive(Clone)]
+struct Procedure<'e> {
+    parameters: &'e [Datum],
+    body: &'e [Datum],
+    scope: Scope<'e>,
 }
 
 #[derive(Clone, Copy)]
@@ -154,29 +160,15 @@ impl Primitive {
 }
 
 #[derive(Clone)]
-struct Scope(Rc<Bindings>);
+struct Scope<'e>(Rc<Bindings<'e>>);
 
-struct Bindings {
-    own: RefCell<HashMap<Rc<str>, Value>>,
-    outer: Option<Scope>,
+struct Bindings<'e> {
+    own: RefCell<HashMap<&'e str, Value<'e>>>,
+    outer: Option<Scope<'e>>,
 }
 
-impl Scope {
-    fn outermost() -> Self {
-        Self(Rc::new(Bindings {
-            own: RefCell::default(),
-            outer: None,
-        }))
-    }
-
-    fn inside(&self, bindings: HashMap<Rc<str>, Value>) -> Self {
-        Self(Rc::new(Bindings {
-            own: RefCell::new(bindings),
-            outer: Some(self.clone()),
-        }))
-    }
-
-    fn look_up(&self, name: &str) -> Option<Value> {
+impl<'e> Scope<'e> {
+    fn look_up(&self, name: &str) -> Option<Value<'e>> {
         let mut scope = self;
         loop {
             if let Some(value) = scope.0.own.borrow().get(name) {
@@ -189,24 +181,26 @@ impl Scope {
         }
     }
 
-    fn define(&self, name: &str, value: Value) {
-        self.0.own.borrow_mut().insert(Rc::from(name), value);
+    fn define(&self, name: &'e str, value: Value<'e>) {
+        // What was bound before is dropped when the scope is free again.
+        let _before: Option<Value<'e>> = self.0.own.borrow_mut().insert(name, value);
     }
 }
 
-/// What is still allowed.
-struct Budget {
+/// An evaluation: what is still allowed, and every scope that was made. Scopes and procedures refer to each other, in
+/// circles too; emptying the scopes in the end frees all, and none from within another.
+struct Evaluation<'e> {
     steps: usize,
     text_bytes: usize,
     elements: usize,
+    scopes: Vec<Scope<'e>>,
 }
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            steps: MAX_STEPS,
-            text_bytes: MAX_TEXT_BYTES,
-            elements: MAX_ELEMENTS,
+impl Drop for Evaluation<'_> {
+    fn drop(&mut self) {
+        for scope in &self.scopes {
+            let bindings = scope.0.own.take();
+            drop(bindings);
         }
     }
 }
@@ -221,13 +215,36 @@ fn take(budget: &mut usize, amount: usize, what: &'static str) -> Result<(), Eva
     }
 }
 
-impl Budget {
+impl<'e> Evaluation<'e> {
+    const fn new() -> Self {
+        Self {
+            steps: MAX_STEPS,
+            text_bytes: MAX_TEXT_BYTES,
+            elements: MAX_ELEMENTS,
+            scopes: Vec::new(),
+        }
+    }
+
+    fn scope(
+        &mut self,
+        bindings: HashMap<&'e str, Value<'e>>,
+        outer: Option<Scope<'e>>,
+    ) -> Result<Scope<'e>, EvaluationError> {
+        take(&mut self.elements, 1, "memory")?;
+        let scope = Scope(Rc::new(Bindings {
+            own: RefCell::new(bindings),
+            outer,
+        }));
+        self.scopes.push(scope.clone());
+        Ok(scope)
+    }
+
     fn evaluate(
         &mut self,
-        datum: &Datum,
-        scope: &Scope,
+        datum: &'e Datum,
+        scope: &Scope<'e>,
         depth: usize,
-    ) -> Result<Value, EvaluationError> {
+    ) -> Result<Value<'e>, EvaluationError> {
         take(&mut self.steps, 1, "steps")?;
         if depth > MAX_DEPTH {
             return Err(EvaluationError::Limit("depth"));
@@ -258,7 +275,7 @@ impl Budget {
             },
             Some("lambda") => match rest {
                 [Datum::List(parameters), body @ ..] => {
-                    self.procedure("lambda", parameters, body, scope)
+                    procedure("lambda", parameters, body, scope)
                 }
                 _ => Err(EvaluationError::Shape("lambda")),
             },
@@ -267,7 +284,7 @@ impl Budget {
                     [Datum::Symbol(name), value] => (name, self.evaluate(value, scope, depth + 1)?),
                     [Datum::List(signature), body @ ..] => match signature.split_first() {
                         Some((Datum::Symbol(name), parameters)) => {
-                            (name, self.procedure("define", parameters, body, scope)?)
+                            (name, procedure("define", parameters, body, scope)?)
                         }
                         _ => return Err(EvaluationError::Shape("define")),
                     },
@@ -290,10 +307,10 @@ impl Budget {
 
     fn sequence(
         &mut self,
-        body: &[Datum],
-        scope: &Scope,
+        body: &'e [Datum],
+        scope: &Scope<'e>,
         depth: usize,
-    ) -> Result<Value, EvaluationError> {
+    ) -> Result<Value<'e>, EvaluationError> {
         let mut value = Value::Nothing;
         for datum in body {
             value = self.evaluate(datum, scope, depth + 1)?;
@@ -301,55 +318,31 @@ impl Budget {
         Ok(value)
     }
 
-    fn procedure(
-        &mut self,
-        form: &'static str,
-        parameters: &[Datum],
-        body: &[Datum],
-        scope: &Scope,
-    ) -> Result<Value, EvaluationError> {
-        if body.is_empty() {
-            return Err(EvaluationError::Shape(form));
-        }
-        let parameters = parameters
-            .iter()
-            .map(|parameter| parameter.as_symbol().map(Rc::from))
-            .collect::<Option<Vec<_>>>()
-            .ok_or(EvaluationError::Shape(form))?;
-        take(&mut self.elements, 1 + parameters.len(), "memory")?;
-        // The body is copied: its size counts as if it were text.
-        take(&mut self.text_bytes, body.iter().map(size).sum(), "memory")?;
-        Ok(Value::Procedure(Rc::new(Procedure {
-            parameters,
-            body: Rc::from(body),
-            scope: scope.clone(),
-        })))
-    }
-
-    fn quote(&mut self, datum: &Datum) -> Result<Value, EvaluationError> {
+    fn quote(&mut self, datum: &'e Datum) -> Result<Value<'e>, EvaluationError> {
         match datum {
             Datum::String(text) => self.text(text),
-            Datum::Symbol(name) => Ok(Value::Symbol(Rc::from(name.as_str()))),
+            Datum::Symbol(name) => Ok(Value::Symbol(name)),
             Datum::Boolean(boolean) => Ok(Value::Boolean(*boolean)),
             Datum::List(list) => {
                 take(&mut self.elements, list.len(), "memory")?;
-                let list = list.iter().map(|datum| self.quote(datum));
-                Ok(Value::List(list.collect::<Result<_, _>>()?))
+                let items = list.iter().map(|datum| self.quote(datum));
+                let items = items.collect::<Result<_, _>>()?;
+                new_list(items)
             }
         }
     }
 
-    fn text(&mut self, text: &str) -> Result<Value, EvaluationError> {
+    fn text(&mut self, text: &str) -> Result<Value<'e>, EvaluationError> {
         take(&mut self.text_bytes, text.len(), "memory")?;
         Ok(Value::Text(Rc::from(text)))
     }
 
     fn call(
         &mut self,
-        procedure: &Value,
-        args: Vec<Value>,
+        procedure: &Value<'e>,
+        args: Vec<Value<'e>>,
         depth: usize,
-    ) -> Result<Value, EvaluationError> {
+    ) -> Result<Value<'e>, EvaluationError> {
         take(&mut self.elements, args.len(), "memory")?;
         match procedure {
             Value::Procedure(procedure) => {
@@ -357,9 +350,10 @@ impl Budget {
                 if wanted != given {
                     return Err(EvaluationError::Arity { wanted, given });
                 }
-                let bindings = procedure.parameters.iter().cloned().zip(args).collect();
-                let scope = procedure.scope.inside(bindings);
-                self.sequence(&procedure.body, &scope, depth + 1)
+                let names = procedure.parameters.iter().filter_map(Datum::as_symbol);
+                let bindings = names.zip(args).collect();
+                let scope = self.scope(bindings, Some(procedure.scope.clone()))?;
+                self.sequence(procedure.body, &scope, depth + 1)
             }
             Value::Primitive(primitive) => self.call_primitive(*primitive, args),
             _ => Err(EvaluationError::Type("a procedure")),
@@ -369,10 +363,10 @@ impl Budget {
     fn call_primitive(
         &mut self,
         primitive: Primitive,
-        args: Vec<Value>,
-    ) -> Result<Value, EvaluationError> {
+        args: Vec<Value<'e>>,
+    ) -> Result<Value<'e>, EvaluationError> {
         match (primitive, args.as_slice()) {
-            (Primitive::List, _) => Ok(Value::List(Rc::from(args))),
+            (Primitive::List, _) => new_list(args),
             (Primitive::StringAppend, parts) => {
                 let mut joined = String::new();
                 for part in parts {
@@ -406,14 +400,33 @@ impl Budget {
     }
 }
 
-/// How much memory a datum takes, roughly.
-fn size(datum: &Datum) -> usize {
-    size_of::<Datum>()
-        + match datum {
-            Datum::String(text) | Datum::Symbol(text) => text.len(),
-            Datum::Boolean(_) => 0,
-            Datum::List(list) => list.iter().map(size).sum(),
-        }
+fn procedure<'e>(
+    form: &'static str,
+    parameters: &'e [Datum],
+    body: &'e [Datum],
+    scope: &Scope<'e>,
+) -> Result<Value<'e>, EvaluationError> {
+    let are_names = parameters.iter().all(|name| name.as_symbol().is_some());
+    if body.is_empty() || !are_names {
+        return Err(EvaluationError::Shape(form));
+    }
+    Ok(Value::Procedure(Procedure {
+        parameters,
+        body,
+        scope: scope.clone(),
+    }))
+}
+
+fn new_list(items: Vec<Value<'_>>) -> Result<Value<'_>, EvaluationError> {
+    let depths = items.iter().map(|item| match item {
+        Value::List(list) => list.depth,
+        _ => 0,
+    });
+    let depth = 1 + depths.max().unwrap_or(0);
+    if depth > MAX_DEPTH {
+        return Err(EvaluationError::Limit("depth"));
+    }
+    Ok(Value::List(Rc::new(List { items, depth })))
 }
 
 #[cfg(test)]
@@ -540,12 +553,19 @@ mod tests {
         assert!(evaluate(&many.replace("guix", "list")).is_err());
         let mirrors = format!("(list {})", "list ".repeat(MAX_MIRRORS + 1));
         assert_eq!(evaluate(&mirrors), Err(EvaluationError::Limit("mirrors")));
-        let copies = format!(
-            "(begin (define (f x) (lambda (y) \"{}\")) {})",
-            "a".repeat(1000),
-            "(f \"\") ".repeat(2000)
+        let nested = format!(
+            "(begin (define a (list)) {})",
+            "(define a (list a))".repeat(5000)
         );
-        assert_eq!(evaluate(&copies), Err(EvaluationError::Limit("memory")));
+        assert_eq!(evaluate(&nested), Err(EvaluationError::Limit("depth")));
+        // Each holds the one before: to free them from within each other would take all of the stack.
+        let chain = format!(
+            "(begin (define a (list)) (define (keep x) (lambda () x)) {} (list))",
+            "(define a (keep a))".repeat(3000)
+        );
+        assert_eq!(evaluate(&chain).unwrap(), [""; 0]);
+        let calls = format!("(begin (define (f) f) {})", "(f)".repeat(MAX_ELEMENTS));
+        assert_eq!(evaluate(&calls), Err(EvaluationError::Limit("memory")));
     }
 
     proptest! {
