@@ -249,7 +249,7 @@ impl Listener for Ear<'_> {
     }
 
     fn attempt(&self, attempt: &Attempt) {
-        // Whoever asks for a repository is told what is done about it.
+        // The network's part of it is the real guix's; that it is handed over is said when it is.
         if attempt.kind == SourceKind::Git {
             return;
         }
