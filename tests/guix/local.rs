@@ -154,6 +154,49 @@ fn a_corrupt_link_is_reported_with_what_repairs_it() {
     assert_eq!(server.requests().len(), 1);
 }
 
+/// The usual case: a tarball inside some item, deduplicated, and the administrator's index that knows flat hashes.
+#[test]
+fn flat_files_come_from_links_through_the_index() {
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let content = noise(1, 9000);
+    let server = Server::with("/blob-a.bin", Answer::body(&content));
+    let name = nix32::encode(nar(Algorithm::Sha256, &content, false).as_bytes());
+    let link = store.dir().join(".links").join(name);
+    fs_err::write(&link, &content).unwrap();
+    mode(&link, 0o444);
+    env.store_index(["update", "--index"])
+        .arg(env.path("index"))
+        .arg("--store")
+        .arg(store.dir())
+        .go()
+        .exits(0);
+    let drv = store.derivation("flat-plain.drv", &flat(&content), Some(&server), &[]);
+    let perform = || {
+        store
+            .perform(&drv)
+            .variable("FETCH_INDEX", env.path("index"))
+    };
+    perform()
+        .go()
+        .exits(0)
+        .says(&format!("copied from {} (9000 bytes)", link.display()));
+    assert_eq!(fs_err::read(&drv.output).unwrap(), content);
+    assert_eq!(server.connections(), 0);
+
+    fs_err::remove_file(&drv.output).unwrap();
+    mode(&link, 0o644);
+    fs_err::write(&link, noise(2, 9000)).unwrap();
+    let outcome = perform().go().exits(0);
+    let digest_of_wrong = nix32::encode(flat(&noise(2, 9000)).as_bytes());
+    outcome
+        .says(&format!("warning: {} is corrupt", link.display()))
+        .says("`guix gc --verify=contents,repair`")
+        .does_not_say(&digest_of_wrong);
+    assert_eq!(fs_err::read(&drv.output).unwrap(), content);
+    assert_eq!(server.requests().len(), 1);
+}
+
 /// `--check` and repair give an output of another name, and are there to ask the network again.
 #[test]
 fn a_check_asks_the_network() {
