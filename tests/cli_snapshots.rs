@@ -57,8 +57,10 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
-      explain  Shows what each local source says to a hash; opens no socket and reads no content
-      help     Print this message or the help of the given subcommand(s)
+      explain           Shows what each local source says to a hash; opens no socket and reads no
+                        content
+      perform-download  Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
+      help              Print this message or the help of the given subcommand(s)
 
     Arguments:
       [URL]...
@@ -183,8 +185,10 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
-      explain  Shows what each local source says to a hash; opens no socket and reads no content
-      help     Print this message or the help of the given subcommand(s)
+      explain           Shows what each local source says to a hash; opens no socket and reads no
+                        content
+      perform-download  Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
+      help              Print this message or the help of the given subcommand(s)
 
     Arguments:
       [URL]...  Where the network has it, tried in this order: http:// and https://

@@ -8,6 +8,7 @@ mod cli_snapshots;
 mod content_addresses;
 mod crash;
 mod directories;
+mod guix;
 mod media;
 mod network;
 mod nix_store;

@@ -9,6 +9,7 @@
 pub mod builtin;
 pub mod cli;
 pub mod copy;
+pub mod derivation;
 mod diagnosis;
 pub mod discs;
 mod download;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod explain;
 pub mod fetch;
 pub mod git;
+pub mod guix;
 mod landing;
 pub mod net;
 mod output;

@@ -1,6 +1,8 @@
 //! `fetch`: parse, catch signals, run, print, exit. Nothing else prints or exits.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,15 +12,27 @@ use fetcher::cli::{Cli, Environment, Invocation, Parsed, Speech};
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
 use fetcher::fetch;
+use fetcher::guix::hand_over;
+use fetcher::guix::perform::{self, Outcome};
 use fetcher::places::Places;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
-use store_index::terminal::Terminal;
+use store_index::terminal::{Terminal, say};
 use store_index::watch::Watch;
 
+/// What guix-daemon asks of us.
+const PERFORM_DOWNLOAD: &str = "perform-download";
+
 fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if hand_over::is_called_guix(args.first().map(OsString::as_os_str)) {
+        return ExitCode::from(as_guix(args.get(1..).unwrap_or_default()));
+    }
     // clap ends with 2 by itself on a bad command line, and with 0 after --help.
     let cli = Cli::parse();
+    if let Some((derivation, output)) = cli.perform_download() {
+        return ExitCode::from(perform_download(derivation, output));
+    }
     let environment = |name: &str| std::env::var_os(name);
     let parsed = match cli.interpret(&Environment(&environment)) {
         Ok(parsed) => parsed,
@@ -31,6 +45,64 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(run(&parsed))
+}
+
+/// What guix-daemon runs for all that it delegates; nothing is set up before it is known to be ours.
+fn as_guix(args: &[OsString]) -> u8 {
+    let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
+    match args {
+        [command, rest @ ..] if command == PERFORM_DOWNLOAD && !rest.iter().any(is_option) => {
+            match rest {
+                [derivation] => perform_download(Path::new(derivation), None),
+                [derivation, output] => {
+                    perform_download(Path::new(derivation), Some(Path::new(output)))
+                }
+                _ => {
+                    say(
+                        "fetch: error: perform-download wants a derivation, and where its output goes",
+                    );
+                    exit_code::DAEMON_FAILURE
+                }
+            }
+        }
+        _ => become_guix(args),
+    }
+}
+
+fn perform_download(derivation: &Path, output: Option<&Path>) -> u8 {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    if let Err(error) = catch_signals(&interrupt) {
+        say(&format!(
+            "fetch: warning: signals cannot be caught: {error}"
+        ));
+    }
+    let environment = |name: &str| std::env::var_os(name);
+    let outcome = perform::run(perform::Call {
+        derivation,
+        output,
+        environment: &Environment(&environment),
+        interrupt: &interrupt,
+        // A daemon that no longer listens has killed us, or is about to.
+        stdout: &|line| drop(print(&format!("{line}\n"))),
+        stderr: &say,
+    });
+    match outcome {
+        Outcome::Left => exit_code::OK,
+        Outcome::Failed => exit_code::DAEMON_FAILURE,
+        Outcome::HandOver => {
+            let args = [OsStr::new(PERFORM_DOWNLOAD), derivation.as_os_str()];
+            let args = args.into_iter().chain(output.map(Path::as_os_str));
+            become_guix(&args.map(OsStr::to_owned).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// The real guix takes over, and if it cannot, that is the end.
+fn become_guix(args: &[OsString]) -> u8 {
+    let named = std::env::var_os(hand_over::VARIABLE).filter(|path| !path.is_empty());
+    let error = hand_over::exec(named.as_deref().map(Path::new), args);
+    say(&format!("fetch: error: {error}"));
+    exit_code::DAEMON_FAILURE
 }
 
 fn run(parsed: &Parsed) -> u8 {

@@ -8,7 +8,7 @@ use store_index::path_text::printable;
 
 use crate::error::FetchError;
 use crate::request::{Request, Target};
-use crate::source::SourceKind;
+use crate::source::{Candidate, SourceKind};
 
 /// The version of the JSON object.
 const JSON_VERSION: u32 = 1;
@@ -191,6 +191,8 @@ pub trait Listener {
     fn warning(&self, message: &str);
     /// The same, and it must be heard even by those who asked for silence.
     fn loud_warning(&self, message: &str);
+    /// A candidate is about to be tried.
+    fn trying(&self, _candidate: &Candidate) {}
     /// A source was asked or a candidate tried.
     fn attempt(&self, attempt: &Attempt);
 }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: an empty world to run the programs in, and real tools to compare with.
 
 pub(crate) mod git;
+pub(crate) mod guix;
 #[path = "../lacks.rs"]
 mod lacks;
 pub(crate) mod nginx;
@@ -106,7 +107,12 @@ impl TestEnv {
         self.run(store_index_program(), args)
     }
 
-    fn run<S: AsRef<OsStr>>(&self, program: &Path, args: impl IntoIterator<Item = S>) -> Run<'_> {
+    /// A run of any program with these arguments.
+    pub(crate) fn run<S: AsRef<OsStr>>(
+        &self,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Run<'_> {
         Run {
             env: self,
             program: program.to_owned(),

@@ -40,7 +40,7 @@ impl Environment<'_> {
     }
 
     /// A switch, on if it was given or its variable says so.
-    pub(super) fn switch(&self, given: bool, name: &str) -> Result<bool, FetchError> {
+    pub(crate) fn switch(&self, given: bool, name: &str) -> Result<bool, FetchError> {
         if given {
             return Ok(true);
         }

@@ -4,9 +4,12 @@ mod environment;
 mod explain;
 mod fetch;
 mod network;
+mod perform_download;
 mod places;
 mod report;
 mod what;
+
+use std::path::Path;
 
 use clap::{Parser, Subcommand};
 
@@ -14,6 +17,7 @@ pub use self::environment::Environment;
 use self::explain::ExplainArgs;
 use self::fetch::FetchArgs;
 pub(crate) use self::network::NetworkArgs;
+use self::perform_download::PerformDownloadArgs;
 pub(crate) use self::places::PlaceArgs;
 pub use self::report::Speech;
 use crate::error::FetchError;
@@ -51,7 +55,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Shows what each local source says to a hash; opens no socket and reads no content
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
+    /// Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
+    PerformDownload(PerformDownloadArgs),
 }
 
 /// What the command line asks for.
@@ -87,11 +93,24 @@ pub struct Parsed {
 }
 
 impl Cli {
+    /// Returns derivation and output, if we are to download for guix-daemon.
+    pub fn perform_download(&self) -> Option<(&Path, Option<&Path>)> {
+        match &self.command {
+            Some(Command::PerformDownload(args)) => {
+                Some((&args.derivation, args.output.as_deref()))
+            }
+            _ => None,
+        }
+    }
+
     /// Makes sense of the arguments and the environment.
     pub fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
         match self.command {
             None => self.fetch.interpret(environment),
             Some(Command::Explain(explain)) => explain.interpret(environment),
+            Some(Command::PerformDownload(_)) => Err(FetchError::usage(
+                "perform-download is configured by the daemon's environment only",
+            )),
         }
     }
 }
