@@ -58,7 +58,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Shows what each local source says to a hash; opens no socket and reads no content
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
+    /// Runs as the builder of a Nix derivation, which describes in the environment what is wanted
+    Builder,
 }
 
 #[derive(Debug, Args)]
@@ -264,7 +266,7 @@ impl Environment<'_> {
     }
 
     /// A switch, on if it was given or its variable says so.
-    fn switch(&self, given: bool, name: &str) -> Result<bool, FetchError> {
+    pub(crate) fn switch(&self, given: bool, name: &str) -> Result<bool, FetchError> {
         if given {
             return Ok(true);
         }
@@ -294,11 +296,17 @@ impl Environment<'_> {
 }
 
 impl Cli {
+    /// Returns true for `fetch builder`, which is told by its environment what to do.
+    pub const fn is_builder(&self) -> bool {
+        matches!(self.command, Some(Command::Builder))
+    }
+
     /// Makes sense of the arguments and the environment.
     pub fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
         match self.command {
             None => self.fetch.interpret(environment),
             Some(Command::Explain(explain)) => explain.interpret(environment),
+            Some(Command::Builder) => Err(FetchError::usage("a builder has no request of its own")),
         }
     }
 }

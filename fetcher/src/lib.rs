@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod git;
 mod landing;
 pub mod net;
+pub mod nix;
 mod output;
 pub mod places;
 pub mod publish;

@@ -10,6 +10,7 @@ use fetcher::cli::{Cli, Environment, Invocation, Parsed, Speech};
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
 use fetcher::fetch;
+use fetcher::nix;
 use fetcher::places::Places;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
     // clap ends with 2 by itself on a bad command line, and with 0 after --help.
     let cli = Cli::parse();
     let environment = |name: &str| std::env::var_os(name);
+    if cli.is_builder() {
+        return ExitCode::from(build(&Environment(&environment)));
+    }
     let parsed = match cli.interpret(&Environment(&environment)) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -31,6 +35,13 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(run(&parsed))
+}
+
+fn build(environment: &Environment<'_>) -> u8 {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    // Without, an interrupted build leaves its output behind, which Nix removes.
+    drop(catch_signals(&interrupt));
+    nix::build(environment, &interrupt)
 }
 
 fn run(parsed: &Parsed) -> u8 {

@@ -106,6 +106,33 @@ fn a_proxy_from_the_environment_is_used() {
     ); // me:secret
 }
 
+/// Nix sets all of them in a build, empty where it has none itself.
+#[test]
+fn an_empty_variable_hides_no_proxy() {
+    let proxy = Server::with("http://origin.invalid/a", Answer::body("by proxy"));
+    let address = format!("http://127.0.0.1:{}", proxy.port());
+    for (name, empty) in [
+        ("http_proxy", ["HTTP_PROXY", "ALL_PROXY"]),
+        ("HTTP_PROXY", ["http_proxy", "all_proxy"]),
+        ("all_proxy", ["ALL_PROXY", "http_proxy"]),
+        ("ALL_PROXY", ["all_proxy", "HTTP_PROXY"]),
+    ] {
+        let variables = [(name, address.as_str()), (empty[0], ""), (empty[1], "")];
+        assert_eq!(
+            get_in(&variables, "http://origin.invalid/a"),
+            "delivered by proxy",
+            "{name}"
+        );
+    }
+    let origin = Server::with("/a", Answer::body("direct"));
+    let variables = [
+        ("http_proxy", address.as_str()),
+        ("NO_PROXY", ""),
+        ("no_proxy", "127.0.0.1"),
+    ];
+    assert_eq!(get_in(&variables, &origin.url("/a")), "delivered direct");
+}
+
 #[test]
 fn no_proxy_is_heeded() {
     let proxy = Server::start();
