@@ -10,6 +10,7 @@ mod crash;
 mod directories;
 mod media;
 mod network;
+mod nix_builder;
 mod nix_store;
 mod repositories;
 mod support;
