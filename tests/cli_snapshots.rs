@@ -58,7 +58,7 @@ fn help() {
 
     Commands:
       explain  Shows what each local source says to a hash; opens no socket and reads no content
-      builder  Runs as the builder of a Nix derivation, which describes in the environment what is wanted
+      builder  Runs as the builder of a Nix derivation, whose attributes say what is wanted
       help     Print this message or the help of the given subcommand(s)
 
     Arguments:
@@ -181,7 +181,7 @@ fn help() {
 
     Commands:
       explain  Shows what each local source says to a hash; opens no socket and reads no content
-      builder  Runs as the builder of a Nix derivation, which describes in the environment what is wanted
+      builder  Runs as the builder of a Nix derivation, whose attributes say what is wanted
       help     Print this message or the help of the given subcommand(s)
 
     Arguments:

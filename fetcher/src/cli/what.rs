@@ -1,0 +1,229 @@
+//! What is wanted: hash, name, URLs, a commit.
+
+use std::path::Path;
+
+use clap::Args;
+use store_index::address::Method;
+use store_index::digest::Algorithm;
+use store_index::hash_text;
+use store_index::store_path::ItemName;
+
+use super::Environment;
+use crate::error::FetchError;
+use crate::git::Revision;
+use crate::request::{GitSource, Request, Target};
+use crate::source_url::{NameError, SourceUrl};
+
+/// The longest URL that an error message repeats, in bytes.
+const MAX_SHOWN_URL: usize = 200;
+
+#[derive(Debug, Args)]
+pub(super) struct WhatArgs {
+    /// Where the network has it, tried in this order: http:// and https://
+    #[arg(value_name = "URL")]
+    urls: Vec<String>,
+    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
+    #[arg(long, value_name = "METHOD")]
+    mode: Option<String>,
+    /// The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
+    #[arg(long, value_name = "ALGORITHM")]
+    hash_algo: Option<String>,
+    /// The name of the store item [default: the last part of the first URL]
+    #[arg(long)]
+    name: Option<String>,
+    /// A git repository: the tree of a commit is wanted; so far from repositories in folders and on media only
+    #[arg(long, value_name = "URL")]
+    git: Option<String>,
+    /// With --git: the commit's full id, a tag or a branch
+    #[arg(long, value_name = "REV", allow_hyphen_values = true)]
+    rev: Option<String>,
+    /// With --git: submodules too (not there yet)
+    #[arg(long)]
+    submodules: bool,
+}
+
+impl WhatArgs {
+    /// Reads what is wanted. The target is filled in by the caller.
+    pub(super) fn interpret(
+        self,
+        hash: &str,
+        output: Option<&Path>,
+        executable: bool,
+        environment: &Environment<'_>,
+    ) -> Result<(Request, Vec<String>), FetchError> {
+        let mut warnings = Vec::new();
+        let method = environment.or(self.mode, "FETCH_MODE")?.map(|mode| {
+            Method::from_name(&mode).ok_or_else(|| {
+                FetchError::usage(format!(
+                    "unknown mode '{mode}'; known are flat, nar (recursive) and git"
+                ))
+            })
+        });
+        let algorithm = environment
+            .or(self.hash_algo, "FETCH_HASH_ALGO")?
+            .map(|name| {
+                Algorithm::from_name(&name).ok_or_else(|| {
+                    let error = hash_text::HashError::UnknownAlgorithm(name);
+                    hash_error(&error)
+                })
+            });
+        let git = git_source(self.git, self.rev, self.submodules, &self.urls, environment)?;
+        let method = method.transpose()?.or(git.as_ref().map(|_| Method::Nar));
+        let parsed =
+            hash_text::parse(hash, algorithm.transpose()?).map_err(|error| hash_error(&error))?;
+        let address = parsed
+            .into_address(method)
+            .map_err(|error| hash_error(&error))?;
+        if git.is_some() && address.method() == Method::Flat {
+            return Err(
+                FetchError::usage("--git delivers a directory, which has no flat hash")
+                    .with_hint("--mode nar is meant with --git unless --mode says otherwise"),
+            );
+        }
+        if address.algorithm().is_weak() && address.method() != Method::Git {
+            warnings.push(format!(
+                "{} hashes can be forged: a match does not prove that the content is the right one",
+                address.algorithm()
+            ));
+        }
+        let urls = self
+            .urls
+            .iter()
+            .map(|text| parse_url(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let url_names: Vec<_> = match &git {
+            Some(git) => vec![repository_name(&git.url)],
+            None => urls.iter().map(SourceUrl::default_name).collect(),
+        };
+        let given = environment.or(self.name, "FETCH_NAME")?;
+        let name = match (&given, output, url_names.first()) {
+            (Some(given), _, _) => {
+                ItemName::new(given).map_err(|error| {
+                    FetchError::usage(format!(
+                        "--name '{}' cannot be used: {error}",
+                        given.escape_debug()
+                    ))
+                })?;
+                Some(given.clone())
+            }
+            (None, _, Some(Ok(name))) => Some(name.clone()),
+            (None, Some(output), _) => output
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned()),
+            (None, None, Some(Err(error))) => {
+                let url = git.as_ref().map_or_else(|| &urls[0], |git| &git.url);
+                return Err(FetchError::usage(format!(
+                    "no name for the output can be made of {url}: {error}"
+                ))
+                .with_hint("say where it goes with -o PATH"));
+            }
+            (None, None, None) => None,
+        };
+        let name = name.filter(|name| name != "-");
+        let asked_names: Vec<String> = given
+            .into_iter()
+            .chain(url_names.into_iter().filter_map(Result::ok))
+            .collect();
+        // A name that no store item can have only skips the probe.
+        let mut item_names: Vec<ItemName> = Vec::new();
+        for name in name.iter().chain(&asked_names) {
+            if let Ok(name) = ItemName::new(name)
+                && !item_names.contains(&name)
+            {
+                item_names.push(name);
+            }
+        }
+        let request = Request {
+            address,
+            form: parsed.form,
+            name,
+            item_names,
+            asked_names,
+            urls,
+            hashed_urls: Vec::new(),
+            git,
+            executable,
+            target: Target::Stdout,
+        };
+        Ok((request, warnings))
+    }
+}
+
+/// Reads `--git`, `--rev` and `--submodules`.
+fn git_source(
+    git: Option<String>,
+    rev: Option<String>,
+    submodules: bool,
+    urls: &[String],
+    environment: &Environment<'_>,
+) -> Result<Option<GitSource>, FetchError> {
+    let (git, rev) = (
+        environment.or(git, "FETCH_GIT")?,
+        environment.or(rev, "FETCH_REV")?,
+    );
+    let submodules = environment.switch(submodules, "FETCH_SUBMODULES")?;
+    let (git, rev) = match (git, rev) {
+        (Some(git), Some(rev)) => (git, rev),
+        (Some(_), None) => {
+            return Err(FetchError::usage(
+                "--git needs --rev: which commit, tag or branch is wanted?",
+            ));
+        }
+        (None, Some(_)) => return Err(FetchError::usage("--rev is of no use without --git")),
+        (None, None) if submodules => {
+            return Err(FetchError::usage("--submodules is of no use without --git"));
+        }
+        (None, None) => return Ok(None),
+    };
+    if submodules {
+        return Err(FetchError::usage("--submodules is not there yet")
+            .with_hint("without it, submodules become empty directories"));
+    }
+    if !urls.is_empty() {
+        return Err(FetchError::usage(
+            "--git and the URL of a file exclude each other",
+        ));
+    }
+    let revision = Revision::parse(&rev).map_err(|error| {
+        FetchError::usage(format!(
+            "--rev '{}' cannot be used: {error}",
+            rev.escape_debug()
+        ))
+    })?;
+    let url = SourceUrl::parse_repository(&git).map_err(|error| {
+        FetchError::usage(format!("the URL of --git cannot be used: {error}")).with_hint(
+            "a repository on this machine is found in a folder named with --media; the URL says where it came from",
+        )
+    })?;
+    Ok(Some(GitSource { url, revision }))
+}
+
+/// Returns the base name of a repository, without `.git`.
+fn repository_name(url: &SourceUrl) -> Result<String, NameError> {
+    let name = url.default_name()?;
+    match name.strip_suffix(".git") {
+        Some("") => Err(NameError::Missing),
+        Some(stripped) => Ok(stripped.to_owned()),
+        None => Ok(name),
+    }
+}
+
+fn hash_error(error: &hash_text::HashError) -> FetchError {
+    let usage = FetchError::usage(error.to_string());
+    match error.hint() {
+        Some(hint) => usage.with_hint(hint),
+        None => usage,
+    }
+}
+
+/// Reads a URL. The message repeats the text only where it cannot hold a password or a token.
+fn parse_url(text: &str) -> Result<SourceUrl, FetchError> {
+    SourceUrl::parse(text).map_err(|error| {
+        let shown = if text.contains(['@', '?']) || text.len() > MAX_SHOWN_URL {
+            "a URL".to_owned()
+        } else {
+            format!("'{}'", text.escape_debug())
+        };
+        FetchError::usage(format!("{shown} cannot be used: {error}"))
+    })
+}
