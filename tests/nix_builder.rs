@@ -4,6 +4,8 @@
 mod attributes;
 #[path = "nix_builder/exposed.rs"]
 mod exposed;
+#[path = "nix_builder/expressions.rs"]
+mod expressions;
 #[path = "nix_builder/log.rs"]
 mod log;
 #[path = "nix_builder/network.rs"]

@@ -82,6 +82,16 @@ impl<'a> Attributes<'a> {
         Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
     }
 
+    /// Returns a list that the derivation states as `FETCH_<name>`, and Nix's own environment may replace by
+    /// `NIX_<name>`: that one is always set if it is let in at all, so it cannot be what the derivation says.
+    pub(super) fn overridable(&self, name: &str) -> Result<Vec<String>, FetchError> {
+        let words = self.words(&format!("NIX_{name}"))?;
+        if words.is_empty() {
+            return self.words(&format!("FETCH_{name}"));
+        }
+        Ok(words)
+    }
+
     /// Returns a switch: Nix writes `true` as `1` and `false` as nothing.
     pub(super) fn switch(&self, name: &str) -> Result<bool, FetchError> {
         match self.text(name)?.as_deref() {

@@ -21,7 +21,7 @@ pub(super) struct Urls {
 
 impl Urls {
     /// Reads the URLs of a derivation as Nixpkgs does: each `mirror://SITE/PATH` stands for `PATH` behind every mirror
-    /// in `NIX_MIRRORS_SITE`.
+    /// in `NIX_MIRRORS_SITE`, else in `FETCH_MIRRORS_SITE`.
     pub(super) fn expand(
         texts: &[String],
         attributes: &Attributes<'_>,
@@ -51,7 +51,7 @@ impl Urls {
             );
             return Ok(());
         };
-        let mirrors = attributes.words(&format!("NIX_MIRRORS_{site}"))?;
+        let mirrors = attributes.overridable(&format!("MIRRORS_{site}"))?;
         if mirrors.is_empty() {
             self.warnings
                 .push(format!("unknown mirror:// site `{site}'"));
@@ -86,7 +86,7 @@ impl Urls {
         let mut urls = Self::default();
         if let ContentAddress::Flat(flat) = address {
             let digest = flat.0;
-            for mirror in attributes.words("NIX_HASHED_MIRRORS")? {
+            for mirror in attributes.overridable("HASHED_MIRRORS")? {
                 let mirror = mirror.trim_end_matches('/');
                 urls.push(&format!(
                     "{mirror}/{}/{}",
