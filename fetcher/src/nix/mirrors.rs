@@ -6,8 +6,9 @@ use super::attributes::Attributes;
 use crate::error::FetchError;
 use crate::source_url::SourceUrl;
 
-/// The most URLs that are tried, mirrors expanded: the longest list of mirrors known has some twenty.
-const MAX_URLS: usize = 1000;
+/// The most URLs that are looked at, and tried once mirrors are expanded: the longest list of mirrors known has some
+/// twenty.
+pub(super) const MAX_URLS: usize = 1000;
 
 /// The longest name of a mirror site, in bytes: it becomes part of a variable's name.
 const MAX_SITE_BYTES: usize = 64;
@@ -63,10 +64,6 @@ impl Urls {
     }
 
     fn push(&mut self, text: &str) {
-        if self.urls.len() == MAX_URLS {
-            self.warnings
-                .push(format!("URLs are skipped: there are more than {MAX_URLS}"));
-        }
         if self.urls.len() >= MAX_URLS {
             return;
         }

@@ -6,7 +6,7 @@ use store_index::hash_text::{self, HashForm, ParsedHash};
 use store_index::store_path::{self, ItemName};
 
 use super::attributes::Attributes;
-use super::mirrors::Urls;
+use super::mirrors::{MAX_URLS, Urls};
 use crate::error::FetchError;
 use crate::request::{Request, Target};
 use crate::source_url::SourceUrl;
@@ -39,7 +39,11 @@ impl Order {
                 address.algorithm()
             ));
         }
-        let texts = urls(attributes)?;
+        let mut texts = urls(attributes)?;
+        if texts.len() > MAX_URLS {
+            warnings.push(format!("URLs are skipped: there are more than {MAX_URLS}"));
+            texts.truncate(MAX_URLS);
+        }
         let url_names: Vec<String> = texts
             .iter()
             .filter_map(|text| SourceUrl::parse(text).ok()?.default_name().ok())
