@@ -1,5 +1,6 @@
 //! What a derivation may say, and how.
 
+use serde_json::json;
 use store_index::digest::Algorithm;
 
 use super::{How, World, cannot_build};
@@ -255,6 +256,14 @@ fn mistakes_are_told() {
             vec![
                 ("out", out),
                 ("outputHash", &hash),
+                ("NIX_CONNECT_TIMEOUT", "soon"),
+            ],
+            "'soon' is no number of seconds",
+        ),
+        (
+            vec![
+                ("out", out),
+                ("outputHash", &hash),
                 ("FETCH_MAX_BYTES", "many"),
             ],
             "is no number of bytes",
@@ -304,6 +313,58 @@ fn mistakes_are_told() {
         assert_eq!(outcome.stdout, "");
         assert!(env.outputs().is_empty(), "{variables:?}");
     }
+}
+
+/// JSON can say what no variable of the environment can.
+#[test]
+fn hostile_structured_attributes() {
+    let env = TestEnv::new();
+    let (hash, out) = (sri(b"hello\n"), env.out("given"));
+    let server = Server::start();
+    let many = vec![server.url("/absent"); 300_000];
+    for (attributes, words) in [
+        (
+            json!({"outputs": {"out": format!("{}\0x", out.display())}}),
+            "error: ",
+        ),
+        (json!({"outputs": {"out": ["/x"]}}), "`out` is not set"),
+        (
+            json!({"outputs": {"out": out}, "outputHash": {"a": 1}}),
+            "no hash was given",
+        ),
+        (
+            json!({"outputs": {"out": out}, "outputHash": "sha256-\0\u{1b}"}),
+            "outputHash cannot be used",
+        ),
+        (
+            json!({"outputs": {"out": out}, "outputHash": hash, "name": "a\0/../\u{1b}[2J", "FETCH_MEDIA": "/a\0b"}),
+            "error: not found",
+        ),
+        (
+            json!({"outputs": {"out": out}, "outputHash": hash, "urls": [1, null, {}, "mirror://\0/x", "http://\u{1b}/"]}),
+            "a URL is skipped",
+        ),
+        (
+            json!({"outputs": {"out": out}, "outputHash": hash, "urls": many}),
+            "URLs are skipped: there are more than 1000",
+        ),
+        (
+            json!({"outputs": {"out": out}, "outputHash": hash, "fill": "x".repeat(17 << 20)}),
+            "are longer than",
+        ),
+    ] {
+        let file = env.write("attributes.json", attributes.to_string());
+        let outcome = env
+            .fetch(["builder"])
+            .variable("NIX_ATTRS_JSON_FILE", file)
+            .go()
+            .exits(1)
+            .says(words);
+        assert!(!outcome.stderr.contains(['\u{1b}', '\0']), "{outcome}");
+        assert!(env.outputs().is_empty(), "{outcome}");
+    }
+    // Equal URLs are one.
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[test]

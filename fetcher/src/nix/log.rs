@@ -46,9 +46,18 @@ impl BuildLog {
         }
     }
 
-    /// Writes a line for people.
+    /// Writes a line for people, or several. Errors of the system repeat paths as they are, and those come from the
+    /// derivation.
     pub(super) fn line(&self, line: &str) {
-        write(&mut std::io::stderr(), &format!("fetch: {line}\n"));
+        let mut shown = String::with_capacity(line.len());
+        for character in line.chars() {
+            match character {
+                '\n' => shown.push('\n'),
+                control if control.is_control() => shown.extend(control.escape_default()),
+                other => shown.push(other),
+            }
+        }
+        write(&mut std::io::stderr(), &format!("fetch: {shown}\n"));
     }
 
     fn structured(&self, event: &serde_json::Value) {
