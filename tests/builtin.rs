@@ -41,6 +41,7 @@ fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Reques
         hashed_urls: Vec::new(),
         git: None,
         executable: false,
+        unpack: false,
         target: Target::Given(env.out("given")),
     }
 }

@@ -71,7 +71,11 @@ fn help() {
 
           --mode <METHOD>
               What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git
-              [default: flat; nar with --git]
+              [default: flat; nar with --git or --unpack]
+
+          --unpack
+              Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of the tree in it,
+              without a single top directory; the default NAME keeps its ending
 
           --hash-algo <ALGORITHM>
               The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
@@ -142,7 +146,7 @@ fn help() {
               Give up when less than 1 KiB/s came for so long [default: 30]
 
           --max-bytes <BYTES>
-              Longest download [default: 68719476736, 64 GiB]
+              Longest download, and the most that is unpacked from one [default: 68719476736, 64 GiB]
 
     Output:
           --json
@@ -191,7 +195,10 @@ fn help() {
           --hash <HASH>            What is wanted: SRI, algo:hex|nix-base32|base64, a bare digest or a
                                    SWHID
           --mode <METHOD>          What is hashed: flat (a file's bytes), nar (file or tree; also
-                                   "recursive") or git [default: flat; nar with --git]
+                                   "recursive") or git [default: flat; nar with --git or --unpack]
+          --unpack                 Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of
+                                   the tree in it, without a single top directory; the default NAME
+                                   keeps its ending
           --hash-algo <ALGORITHM>  The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
           --name <NAME>            The name of the store item [default: the last part of the first URL]
           --git <URL>              A git repository: the tree of a commit is wanted; so far from
@@ -222,7 +229,8 @@ fn help() {
           --connect-timeout <SECONDS>     Longest time to connect [default: 15]
           --first-byte-timeout <SECONDS>  Longest wait for the first byte [default: 120]
           --stall-timeout <SECONDS>       Give up when less than 1 KiB/s came for so long [default: 30]
-          --max-bytes <BYTES>             Longest download [default: 68719476736, 64 GiB]
+          --max-bytes <BYTES>             Longest download, and the most that is unpacked from one
+                                          [default: 68719476736, 64 GiB]
 
     Output:
           --json            Print one JSON object instead of the path
@@ -256,7 +264,10 @@ fn help() {
 
     Options:
           --mode <METHOD>          What is hashed: flat (a file's bytes), nar (file or tree; also
-                                   "recursive") or git [default: flat; nar with --git]
+                                   "recursive") or git [default: flat; nar with --git or --unpack]
+          --unpack                 Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of
+                                   the tree in it, without a single top directory; the default NAME
+                                   keeps its ending
           --hash-algo <ALGORITHM>  The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
           --name <NAME>            The name of the store item [default: the last part of the first URL]
           --git <URL>              A git repository: the tree of a commit is wanted; so far from

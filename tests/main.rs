@@ -14,3 +14,4 @@ mod nix_builder;
 mod nix_store;
 mod repositories;
 mod support;
+mod unpack;

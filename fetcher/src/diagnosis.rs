@@ -48,6 +48,10 @@ pub(crate) fn of_body(
     if head.starts_with(b"version https://git-lfs.github.com/spec/") {
         return Some("a git-lfs pointer, not the file it stands for".to_owned());
     }
+    if request.unpack {
+        // What an archive is packed with was told from its bytes.
+        return None;
+    }
     let path = url.to_string();
     let (suffix, magic) = MAGIC.iter().find(|(suffix, _)| path.ends_with(suffix))?;
     (!head.starts_with(magic))
@@ -80,6 +84,15 @@ fn other_method(staged: &File, bytes: u64, request: &Request) -> Option<String> 
         ContentAddress::Flat(_) if has(Framing::NarPlain) || has(Framing::NarExecutable) => {
             Some("the right file: the hash is its NAR hash, use --mode nar".to_owned())
         }
+        ContentAddress::Nar(_)
+            if request.unpack && (has(Framing::NarPlain) || has(Framing::NarExecutable)) =>
+        {
+            Some("the right file as it is: leave out --unpack".to_owned())
+        }
+        ContentAddress::Nar(_) if has(Framing::Flat) && request.unpack => Some(
+            "the right file: the hash is that of its bytes, use --mode flat without --unpack"
+                .to_owned(),
+        ),
         ContentAddress::Nar(_) if has(Framing::Flat) => {
             Some("the right file: the hash is that of its bytes, use --mode flat".to_owned())
         }

@@ -1,5 +1,7 @@
 //! One candidate lands in the room beside the output, is hashed on the way, and is published if it is right.
 
+mod archive;
+
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -160,6 +162,7 @@ impl<'a> Landing<'a> {
                 })?;
                 Ok(landed)
             }
+            CandidatePlace::Url(url) if self.request.unpack => self.land_archive(candidate, url),
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
                 self.watch.progress.begin(&what, None, Unit::Bytes);
@@ -171,19 +174,28 @@ impl<'a> Landing<'a> {
                     .downloader
                     .land(url, self.request, &room.file, self.watch);
                 self.watch.progress.end();
-                let reason = match landed {
-                    Ok(verdict) => return self.judge_body(candidate, url, verdict),
-                    Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
-                    Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
-                    Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
-                    Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
-                    Err(DownloadError::Trouble(reason)) => {
-                        NotIt::new(AttemptResult::Failed, reason)
-                    }
-                };
-                Ok(Landed::NotIt(reason))
+                match self.downloaded(landed)? {
+                    Ok(verdict) => self.judge_body(candidate, url, verdict),
+                    Err(not_it) => Ok(Landed::NotIt(not_it)),
+                }
             }
         }
+    }
+
+    /// Tells a download that another place may replace from one that ends the fetch.
+    fn downloaded<T>(
+        &self,
+        landed: Result<T, DownloadError>,
+    ) -> Result<Result<T, NotIt>, FetchError> {
+        let not_it = match landed {
+            Ok(landed) => return Ok(Ok(landed)),
+            Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
+            Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
+            Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
+            Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
+            Err(DownloadError::Trouble(reason)) => NotIt::new(AttemptResult::Failed, reason),
+        };
+        Ok(Err(not_it))
     }
 
     fn land_local(
@@ -296,6 +308,9 @@ impl<'a> Landing<'a> {
         let Some((mut aside, location)) = self.wrong.take() else {
             return Ok(None);
         };
+        if self.request.unpack {
+            return self.leave_unpacked(aside, location);
+        }
         let executable = self.request.executable;
         let left = self.room().and_then(|room| {
             aside.rewind()?;
@@ -385,6 +400,16 @@ impl<'a> Landing<'a> {
             .begin(&format!("{verb} {}", candidate.location), None, Unit::Bytes);
         let filled = fill(target);
         self.watch.progress.end();
+        self.judge_tree(staged, place, filled)
+    }
+
+    /// Publishes a staged tree if it is right. The number is passed on.
+    fn judge_tree(
+        &self,
+        staged: StagedTree,
+        place: &Place,
+        filled: Result<(Verdict, u64), TreeError>,
+    ) -> Result<(Landed, u64), FetchError> {
         let reason = match filled {
             Ok((Verdict::Right(verified), metadata)) => {
                 let bytes = verified.bytes();
@@ -414,7 +439,7 @@ impl<'a> Landing<'a> {
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
         };
-        no(reason)
+        Ok((Landed::NotIt(reason), 0))
     }
 
     /// A symbolic link has a NAR hash of its own; it is never followed.

@@ -29,5 +29,6 @@ pub mod source_url;
 pub mod staging;
 pub mod stale_hash;
 mod tree_copy;
+mod unpack;
 mod verdict;
 pub mod verify;

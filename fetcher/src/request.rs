@@ -30,6 +30,8 @@ pub struct Request {
     pub git: Option<GitSource>,
     /// Whether the owner's executable bit is asked for. A NAR hash decides by itself.
     pub executable: bool,
+    /// Whether what the network sends is an archive, and the NAR hash that of the tree in it.
+    pub unpack: bool,
     /// Where it goes.
     pub target: Target,
 }

@@ -3,10 +3,11 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use store_index::address::ContentAddress;
 use store_index::beneath::{Node, Reach};
 use store_index::digest::Digest;
@@ -87,6 +88,22 @@ pub(crate) fn hash(
     tree::walk(node, &mut counting, watch)?;
     let (got, bytes) = (counting.hasher.finish(), counting.bytes);
     Ok(verify::tree(address, got, bytes))
+}
+
+/// Makes a file that is not there yet: 0666 or 0777 less umask, the owner's executable bit always as said.
+pub(crate) fn create_file(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    executable: bool,
+) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
+    let file = rustix::fs::openat(directory, name, flags, mode)?;
+    if executable && !Mode::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).contains(Mode::XUSR) {
+        // The umask may take the owner's bit, which is part of the content.
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(0o700))?;
+    }
+    Ok(File::from(file))
 }
 
 /// The hash that an address wants of a tree.
@@ -221,17 +238,8 @@ impl Visitor for Copier {
 
     fn file_start(&mut self, executable: bool, size: u64) -> io::Result<()> {
         let (directory, name) = self.place()?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
-        let file = rustix::fs::openat(directory.as_fd(), OsStr::from_bytes(&name), flags, mode)?;
-        if executable
-            && !Mode::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).contains(Mode::XUSR)
-        {
-            // The umask may take the owner's bit, which is part of the content.
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(0o700))?;
-        }
-        self.file = Some(File::from(file));
+        let file = create_file(directory.as_fd(), OsStr::from_bytes(&name), executable)?;
+        self.file = Some(file);
         self.bytes += size;
         self.hasher.visitor().file_start(executable, size)
     }

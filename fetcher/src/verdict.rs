@@ -43,6 +43,7 @@ pub(crate) fn describe_wrong(request: &Request, got: Option<&Digest>) -> String 
 fn describe_got(request: &Request, got: Option<&Digest>) -> String {
     match got {
         Some(got) => got.in_form(request.form).to_string(),
+        None if request.unpack => "nothing that could be unpacked".to_owned(),
         None => "content that has no such hash".to_owned(),
     }
 }

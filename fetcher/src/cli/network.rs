@@ -30,7 +30,7 @@ pub(crate) struct NetworkArgs {
     /// Give up when less than 1 KiB/s came for so long [default: 30]
     #[arg(long, value_name = "SECONDS")]
     stall_timeout: Option<String>,
-    /// Longest download [default: 68719476736, 64 GiB]
+    /// Longest download, and the most that is unpacked from one [default: 68719476736, 64 GiB]
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<String>,
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use store_index::address::Method;
+use store_index::address::{ContentAddress, Method};
 use store_index::digest::Algorithm;
 use store_index::hash_text;
 use store_index::store_path::ItemName;
@@ -17,14 +17,21 @@ use crate::source_url::{NameError, SourceUrl};
 /// The longest URL that an error message repeats, in bytes.
 const MAX_SHOWN_URL: usize = 200;
 
+/// What nixpkgs calls the items of `fetchzip` and `fetchFromGitHub`.
+const UNPACKED_ITEM_NAME: &str = "source";
+
 #[derive(Debug, Args)]
 pub(super) struct WhatArgs {
     /// Where the network has it, tried in this order: http:// and https://
     #[arg(value_name = "URL")]
     urls: Vec<String>,
-    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git]
+    /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git or --unpack]
     #[arg(long, value_name = "METHOD")]
     mode: Option<String>,
+    /// Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of the tree in it, without a single top directory;
+    /// the default NAME keeps its ending
+    #[arg(long)]
+    unpack: bool,
     /// The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
     #[arg(long, value_name = "ALGORITHM")]
     hash_algo: Option<String>,
@@ -68,7 +75,9 @@ impl WhatArgs {
                 })
             });
         let git = git_source(self.git, self.rev, self.submodules, &self.urls, environment)?;
-        let method = method.transpose()?.or(git.as_ref().map(|_| Method::Nar));
+        let unpack = environment.switch(self.unpack, "FETCH_UNPACK")?;
+        let implied = (git.is_some() || unpack).then_some(Method::Nar);
+        let method = method.transpose()?.or(implied);
         let parsed =
             hash_text::parse(hash, algorithm.transpose()?).map_err(|error| hash_error(&error))?;
         let address = parsed
@@ -79,6 +88,9 @@ impl WhatArgs {
                 FetchError::usage("--git delivers a directory, which has no flat hash")
                     .with_hint("--mode nar is meant with --git unless --mode says otherwise"),
             );
+        }
+        if unpack {
+            check_unpack(&address, git.is_some(), executable, output)?;
         }
         if address.algorithm().is_weak() && address.method() != Method::Git {
             warnings.push(format!(
@@ -126,7 +138,9 @@ impl WhatArgs {
             .collect();
         // A name that no store item can have only skips the probe.
         let mut item_names: Vec<ItemName> = Vec::new();
-        for name in name.iter().chain(&asked_names) {
+        let unpacked = UNPACKED_ITEM_NAME.to_owned();
+        let unpacked = unpack.then_some(&unpacked);
+        for name in name.iter().chain(&asked_names).chain(unpacked) {
             if let Ok(name) = ItemName::new(name)
                 && !item_names.contains(&name)
             {
@@ -143,10 +157,42 @@ impl WhatArgs {
             hashed_urls: Vec::new(),
             git,
             executable,
+            unpack,
             target: Target::Stdout,
         };
         Ok((request, warnings))
     }
+}
+
+/// What cannot be meant together with `--unpack`.
+fn check_unpack(
+    address: &ContentAddress,
+    git: bool,
+    executable: bool,
+    output: Option<&Path>,
+) -> Result<(), FetchError> {
+    if address.method() != Method::Nar {
+        let method = address.method().name();
+        let error = FetchError::usage(format!(
+            "--unpack delivers a tree, and the method is {method}"
+        ));
+        return Err(error.with_hint("the hash must be the NAR hash of what is in the archive"));
+    }
+    if git {
+        return Err(FetchError::usage("--unpack and --git exclude each other"));
+    }
+    if executable {
+        return Err(FetchError::usage(
+            "--unpack and --executable exclude each other: the archive says what is executable",
+        ));
+    }
+    if output == Some(Path::new("-")) {
+        return Err(FetchError::usage(
+            "--unpack delivers a tree, which cannot go to standard output",
+        )
+        .with_hint("say where it goes with -o PATH"));
+    }
+    Ok(())
 }
 
 /// Reads `--git`, `--rev` and `--submodules`.

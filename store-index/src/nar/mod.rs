@@ -1,7 +1,9 @@
-//! The NAR serialisation, written as a stream.
+//! The NAR serialisation, written and read ([`read`]) as a stream.
 //!
 //! The format is Nix's: every string is a little-endian 64-bit length, the bytes, and zeroes up to a multiple of
 //! eight. Nothing but names, contents, symbolic link targets and the owner's executable bit is in it.
+
+pub mod read;
 
 use std::io::{self, Write};
 

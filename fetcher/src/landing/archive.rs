@@ -1,0 +1,185 @@
+//! A download that is to be unpacked: it lands as it is, and what was in it is hashed where it was unpacked.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use store_index::path_text::printable;
+use store_index::watch::Unit;
+
+use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
+use crate::diagnosis;
+use crate::error::FetchError;
+use crate::publish;
+use crate::report::AttemptResult;
+use crate::source::{Candidate, SourceKind};
+use crate::source_url::SourceUrl;
+use crate::staging::{Place, StagedFile, StagedTree};
+use crate::unpack::{self, ROOT_NAME, UnpackError, Unpacked};
+
+impl Landing<'_> {
+    pub(super) fn land_archive(
+        &mut self,
+        candidate: &Candidate,
+        url: &SourceUrl,
+    ) -> Result<Landed, FetchError> {
+        let Some(place) = self.place.clone() else {
+            return Err(no_bytes_for_stdout());
+        };
+        let archive = self
+            .room_for_archive(&place)
+            .map_err(|error| self.write_error(&error))?;
+        let what = format!("downloading {}", candidate.location);
+        self.watch.progress.begin(&what, None, Unit::Bytes);
+        let downloaded = self.downloader.land_archive(url, &archive.file, self.watch);
+        self.watch.progress.end();
+        let bytes = match self.downloaded(downloaded)? {
+            Ok(bytes) => bytes,
+            Err(not_it) => return Ok(Landed::NotIt(not_it)),
+        };
+        let (unpacked, mut landed) =
+            match self.land_unpacked(candidate, &place, &archive.file, bytes)? {
+                Ok(landed) => (true, landed),
+                Err(reason) => (false, Landed::NotIt(reason)),
+            };
+        let Landed::NotIt(wrong) = &mut landed else {
+            return Ok(landed);
+        };
+        let seems = diagnosis::of_body(&archive.file, bytes, url, self.request);
+        if let Some(seems) = seems {
+            wrong.reason = format!("{}; it is {seems}", wrong.reason);
+            wrong.seems = Some(seems);
+        }
+        let is_own = candidate.kind == SourceKind::Url;
+        // What cannot be unpacked has no hash that would help the packager.
+        if unpacked && self.leave_wrong && is_own && self.wrong.is_none() {
+            self.wrong = Some((archive.file, candidate.location.clone()));
+        }
+        Ok(landed)
+    }
+
+    /// The room for an archive: beside the output, but in a build with the build's own temporary files.
+    fn room_for_archive(&mut self, place: &Place) -> io::Result<StagedFile> {
+        if !place.given {
+            return StagedFile::beside(place);
+        }
+        // The output itself becomes the room for what is unpacked.
+        self.staged = None;
+        StagedFile::temporary()
+    }
+
+    /// Unpacks, and publishes what is right. The inner error is an archive that cannot be unpacked.
+    fn land_unpacked(
+        &mut self,
+        candidate: &Candidate,
+        place: &Place,
+        archive: &File,
+        bytes: u64,
+    ) -> Result<Result<Landed, NotIt>, FetchError> {
+        let (staged, directory) = self.staged_tree(place)?;
+        let unpacked = self.unpack(archive, &candidate.location, bytes, &directory);
+        let landed = match unpacked {
+            Ok(unpacked @ (Unpacked::Tree | Unpacked::NarTree)) => {
+                let may_strip = matches!(unpacked, Unpacked::Tree);
+                let what = format!("checking what was in {}", candidate.location);
+                self.watch.progress.begin(&what, None, Unit::Bytes);
+                let judged =
+                    unpack::judge(&self.request.address, &directory, may_strip, self.watch);
+                self.watch.progress.end();
+                self.judge_tree(staged, place, judged.map(|verdict| (verdict, 0)))?
+                    .0
+            }
+            Ok(Unpacked::File) => {
+                let file = open_root(&directory);
+                let file = file.map_err(|error| self.write_error(&error))?;
+                // The room for files is the output, too, where a daemon gave it.
+                drop(staged);
+                if let Err(error) = self.room() {
+                    return Err(self.write_error(&error));
+                }
+                self.land_file(candidate, &file, None)?
+            }
+            Ok(Unpacked::Symlink(target)) => {
+                drop(staged);
+                self.land_symlink(&target)?
+            }
+            Err(UnpackError::Interrupted) => return Err(FetchError::interrupted()),
+            Err(UnpackError::Write { path, source }) => {
+                let text = format!("{}: {source}", printable(&path));
+                return Err(self.write_error(&io::Error::new(source.kind(), text)));
+            }
+            Err(error) => {
+                let mut not_it = NotIt::new(AttemptResult::Mismatch, error.to_string());
+                not_it.bytes = bytes;
+                not_it.seems = Some(not_it.reason.clone());
+                return Ok(Err(not_it));
+            }
+        };
+        Ok(Ok(landed))
+    }
+
+    fn staged_tree(&self, place: &Place) -> Result<(StagedTree, OwnedFd), FetchError> {
+        let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
+        let directory = staged.directory();
+        Ok((staged, directory.map_err(|error| self.write_error(&error))?))
+    }
+
+    fn unpack(
+        &self,
+        archive: &File,
+        location: &str,
+        bytes: u64,
+        directory: &OwnedFd,
+    ) -> Result<Unpacked, UnpackError> {
+        let target = directory.try_clone();
+        let target = target.map_err(|source| UnpackError::Write {
+            path: ROOT_NAME.into(),
+            source,
+        })?;
+        let what = format!("unpacking {location}");
+        self.watch.progress.begin(&what, Some(bytes), Unit::Bytes);
+        let max_bytes = self.downloader.max_bytes();
+        let unpacked = unpack::unpack(archive, location, target, max_bytes, self.watch);
+        self.watch.progress.end();
+        unpacked
+    }
+
+    /// Leaves the tree of a wrong archive to the daemon, unpacked once more, as it would have been published.
+    pub(super) fn leave_unpacked(
+        &mut self,
+        archive: File,
+        location: String,
+    ) -> Result<Option<String>, FetchError> {
+        let Some(place) = self.place.clone() else {
+            return Ok(None);
+        };
+        self.staged = None;
+        let bytes = archive.metadata().map_or(0, |metadata| metadata.len());
+        let (staged, directory) = self.staged_tree(&place)?;
+        let left = match self.unpack(&archive, &location, bytes, &directory) {
+            Ok(Unpacked::Tree) => unpack::strip_single_root(&directory)
+                .and_then(|()| publish::leave_tree_to_daemon(staged)),
+            Ok(Unpacked::NarTree) => publish::leave_tree_to_daemon(staged),
+            Ok(Unpacked::File) => open_root(&directory).and_then(|mut file| {
+                drop(staged);
+                io::copy(&mut file, &mut self.room()?.file)?;
+                let executable = publish::is_executable(&file.metadata()?);
+                match self.staged.take() {
+                    Some(staged) => publish::leave_to_daemon(staged, executable),
+                    None => Ok(()),
+                }
+            }),
+            Err(UnpackError::Interrupted) => return Err(FetchError::interrupted()),
+            // It was unpacked before, so this is the disk; and a link has no content to judge.
+            Ok(Unpacked::Symlink(_)) | Err(_) => return Ok(None),
+        };
+        left.map_err(|error| self.write_error(&error))?;
+        Ok(Some(location))
+    }
+}
+
+fn open_root(directory: &OwnedFd) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, ROOT_NAME, flags, Mode::empty())?.into())
+}
