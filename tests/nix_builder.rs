@@ -170,7 +170,7 @@ impl Built {
     }
 
     #[track_caller]
-    fn fails(self, code: i32) -> Self {
+    fn ends(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.log);
         self
     }

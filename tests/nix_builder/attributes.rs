@@ -1,11 +1,14 @@
 //! What a derivation may say, and how.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
 use serde_json::json;
 use store_index::digest::Algorithm;
 
 use super::{How, World, cannot_build};
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, digest, nar_sri, noise, sri};
+use crate::support::{TestEnv, digest, lacks, nar_sri, noise, sri};
 
 #[test]
 fn every_form_of_a_hash() {
@@ -83,6 +86,58 @@ fn files_and_executables_by_their_nar() {
     }
 }
 
+/// The archive's content is the output, without the folder around it; of a NAR, what is in it.
+#[test]
+fn archives_are_unpacked() {
+    if cannot_build("archives_are_unpacked") || lacks("archives_are_unpacked", &["tar"], false) {
+        return;
+    }
+    let world = World::new(&[]);
+    world.env.write("hello-2.10/src/main.c", noise(18, 2_000));
+    let run = world.env.write("hello-2.10/configure", "#!/bin/sh\n");
+    fs_err::set_permissions(run, PermissionsExt::from_mode(0o755)).unwrap();
+    let tree = world.env.path("hello-2.10");
+    let hash = world.nix.nar_hash(&tree);
+    let packed = Command::new("tar")
+        .args(["-czf", "hello.tar.gz", "hello-2.10"])
+        .current_dir(world.env.path(""))
+        .status()
+        .unwrap();
+    assert!(packed.success());
+    let archive = fs_err::read(world.env.path("hello.tar.gz")).unwrap();
+    let nar = world
+        .nix
+        .nix_bytes("nix-store", &["--dump", tree.to_str().unwrap()]);
+    let server = Server::with("/hello.tar.gz", Answer::body(archive));
+    server.route("/hello.nar", Answer::body(nar));
+    for path in ["/hello.tar.gz", "/hello.nar"] {
+        let url = server.url(path);
+        let attributes = |name, hash| {
+            [
+                ("name", name),
+                ("url", url.as_str()),
+                ("unpack", "true"),
+                ("outputHash", hash),
+                ("outputHashAlgo", "sha256"),
+                ("outputHashMode", "recursive"),
+            ]
+        };
+        let before = server.requests().len();
+        let name = &path[1..];
+        world
+            .build(&attributes(name, ""))
+            .ends(102)
+            .says(&format!("got:    {hash}"));
+        // Only the hash was wrong, so nothing is downloaded again.
+        let built = world.build(&attributes(name, &hash)).ends(0);
+        assert_eq!(world.nix.nar_hash(&built.output), hash);
+        assert_eq!(server.requests().len(), before + 1);
+        let other = format!("other-{name}");
+        let built = world.build(&attributes(&other, &hash)).ends(0);
+        assert_eq!(world.nix.nar_hash(&built.output), hash);
+    }
+}
+
 #[test]
 fn structured_attributes() {
     if cannot_build("structured_attributes") {
@@ -153,8 +208,7 @@ fn a_program_of_the_store_is_a_builder_too() {
     let program = world
         .env
         .write("fetch-static", fs_err::read(super::static_fetch()).unwrap());
-    let run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs_err::set_permissions(&program, run).unwrap();
+    fs_err::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let expression = format!(
         "derivation {{ name = \"file\"; system = builtins.currentSystem; builder = {}; args = [ \"builder\" ]; \
          url = \"{}\"; sha256 = \"\"; outputHash = \"{}\"; outputHashAlgo = null; }}",
@@ -251,6 +305,10 @@ fn mistakes_are_told() {
                 ("url", "http://a/b\nc"),
             ],
             "a URL is skipped: the URL contains blanks",
+        ),
+        (
+            vec![("out", out), ("outputHash", &hash), ("unpack", "1")],
+            "outputHashMode must be recursive",
         ),
         (
             vec![

@@ -300,7 +300,7 @@ fn private_files_are_not_served() {
         ("FETCH_MEDIA", folder.to_str().unwrap()),
         ("FETCH_INDEX", index.to_str().unwrap()),
     ];
-    let built = wanted.build(&world, &more, &How::default()).fails(1);
+    let built = wanted.build(&world, &more, &How::default()).ends(1);
     assert_eq!(server.requests().len(), 1);
     let log = built.does_not_say("secret").does_not_say("5000").log;
 

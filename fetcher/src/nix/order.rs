@@ -32,6 +32,13 @@ impl Order {
     pub(super) fn read(attributes: &Attributes<'_>) -> Result<Self, FetchError> {
         let output = attributes.output()?;
         let (address, form) = address(attributes)?;
+        let executable = attributes.switch("executable")?;
+        let unpack = attributes.switch("unpack")?;
+        if unpack && (executable || address.method() != Method::Nar) {
+            return Err(FetchError::usage(
+                "unpack delivers a tree: outputHashMode must be recursive, and executable must not be set",
+            ));
+        }
         let mut warnings = Vec::new();
         if address.algorithm().is_weak() && address.method() != Method::Git {
             warnings.push(format!(
@@ -79,7 +86,8 @@ impl Order {
             urls: plain.urls,
             hashed_urls: hashed.urls,
             git: None,
-            executable: attributes.switch("executable")?,
+            executable,
+            unpack,
             target: Target::Given(output),
         };
         Ok(Self { request, warnings })
