@@ -11,6 +11,7 @@ mod directories;
 mod guix;
 mod media;
 mod network;
+mod nix_builder;
 mod nix_store;
 mod repositories;
 mod support;

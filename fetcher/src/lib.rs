@@ -20,6 +20,7 @@ pub mod git;
 pub mod guix;
 mod landing;
 pub mod net;
+pub mod nix;
 mod output;
 pub mod places;
 pub mod publish;

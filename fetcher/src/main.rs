@@ -14,6 +14,7 @@ use fetcher::explain;
 use fetcher::fetch;
 use fetcher::guix::hand_over;
 use fetcher::guix::perform::{self, Outcome};
+use fetcher::nix;
 use fetcher::places::Places;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
         return ExitCode::from(perform_download(derivation, output));
     }
     let environment = |name: &str| std::env::var_os(name);
+    if cli.is_builder() {
+        return ExitCode::from(build(&Environment(&environment)));
+    }
     let parsed = match cli.interpret(&Environment(&environment)) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -103,6 +107,13 @@ fn become_guix(args: &[OsString]) -> u8 {
     let error = hand_over::exec(named.as_deref().map(Path::new), args);
     say(&format!("fetch: error: {error}"));
     exit_code::DAEMON_FAILURE
+}
+
+fn build(environment: &Environment<'_>) -> u8 {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    // Without, an interrupted build leaves its output behind, which Nix removes.
+    drop(catch_signals(&interrupt));
+    nix::build(environment, &interrupt)
 }
 
 fn run(parsed: &Parsed) -> u8 {

@@ -7,6 +7,7 @@ mod lacks;
 pub(crate) mod nginx;
 pub(crate) mod nix;
 pub(crate) mod server;
+pub(crate) mod tls;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
-use super::TestEnv;
+use super::{TestEnv, repository};
 
 /// The programs a [`NixStore`] needs; see [`super::lacks`].
 pub(crate) const NIX: &[&str] = &["nix", "nix-store", "nix-hash", "timeout"];
@@ -76,10 +77,15 @@ impl NixStore {
     }
 
     fn output(&self, program: &str, args: &[&str]) -> Output {
+        self.command(program).args(args).output().unwrap()
+    }
+
+    /// A run of one of Nix's tools on this store.
+    pub(crate) fn command(&self, program: &str) -> Command {
         // Under a limit, and never through a daemon: Nix 2.8 without a state folder forks without end.
-        Command::new("timeout")
+        let mut command = Command::new("timeout");
+        command
             .args(["60", program])
-            .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.root)
@@ -87,9 +93,8 @@ impl NixStore {
             .env("NIX_STORE_DIR", self.dir())
             .env("NIX_STATE_DIR", self.root.join("var/nix"))
             .env("NIX_LOG_DIR", self.root.join("var/log/nix"))
-            .env("NIX_CONF_DIR", self.root.join("etc"))
-            .output()
-            .unwrap()
+            .env("NIX_CONF_DIR", self.root.join("etc"));
+        command
     }
 
     /// Adds a file as a fixed output, its name being the file's.
@@ -144,4 +149,24 @@ impl NixStore {
             ],
         )
     }
+}
+
+/// Returns `fetch` as one static file, as builds need it: `FETCH_STATIC_BINARY`, or built now.
+pub(crate) fn static_fetch() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("FETCH_STATIC_BINARY") {
+            return program.into();
+        }
+        let built = Command::new(repository().join("contrib/static-build"))
+            .arg("sandbox")
+            .output()
+            .unwrap();
+        assert!(
+            built.status.success(),
+            "contrib/static-build: {}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        String::from_utf8(built.stdout).unwrap().trim_end().into()
+    })
 }

@@ -40,6 +40,7 @@ pub(crate) struct Sizes {
     tree_bytes: u64,
     links: u64,
     downloaded_bytes: u64,
+    pub(crate) built_bytes: [u64; 3],
 }
 
 impl Sizes {
@@ -54,6 +55,7 @@ impl Sizes {
         tree_bytes: 3_000_000_000,
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
+        built_bytes: [1024, 10 * MIB, 500 * MIB],
     };
 
     /// To see that everything works; the numbers say nothing.
@@ -68,14 +70,24 @@ impl Sizes {
         tree_bytes: 5_000_000,
         links: 1_000,
         downloaded_bytes: 10 * MIB,
+        built_bytes: [1024, MIB, 2 * MIB],
     };
+
+    /// A build takes a tenth of a second, or seconds if it is large.
+    pub(crate) const fn build_runs(&self, bytes: u64) -> usize {
+        if bytes < 100 * MIB {
+            3 * self.long_runs
+        } else {
+            self.long_runs
+        }
+    }
 }
 
 /// What all groups need.
 #[derive(Debug)]
 pub(crate) struct Bench {
     scratch: PathBuf,
-    sizes: Sizes,
+    pub(crate) sizes: Sizes,
     cores: usize,
     fetch: PathBuf,
     store_index: PathBuf,
@@ -142,6 +154,13 @@ pub(crate) const GROUPS: &[Group] = &[
               hashes, the other two also keep the file.",
         measure: download,
     },
+    Group {
+        name: "nix",
+        how: "Builds of Nix: `nix-build` of one fixed output in the sandbox, on private stores, without build users; before each run the output is deleted and \
+              everything dirty written back. \"Copied\" finds the content under another name in the store, which is mounted at another place in the sandbox. A \
+              good part of each time is Nix's own: starting, making the sandbox, and hashing the output once more.",
+        measure: crate::nix_builds::builds,
+    },
 ];
 
 impl Bench {
@@ -161,7 +180,7 @@ impl Bench {
         })
     }
 
-    fn turns(&self, runs: usize, jobs: &[Job<'_>]) -> Result<Vec<Series>> {
+    pub(crate) fn turns(&self, runs: usize, jobs: &[Job<'_>]) -> Result<Vec<Series>> {
         take_turns(&self.scratch, runs, jobs)
     }
 
@@ -769,6 +788,14 @@ fn in_ms(seconds: Spread) -> Spread {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A number of bytes, in words.
+pub(crate) fn in_words(bytes: u64) -> String {
+    match bytes / MIB {
+        0 => format!("{} KiB", bytes / 1024),
+        mib => format!("{mib} MiB"),
+    }
 }
 
 /// A number of things, in words where that is shorter.

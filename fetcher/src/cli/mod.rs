@@ -58,6 +58,8 @@ enum Command {
     Explain(Box<ExplainArgs>),
     /// Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
     PerformDownload(PerformDownloadArgs),
+    /// Runs as the builder of a Nix derivation, whose attributes say what is wanted
+    Builder,
 }
 
 /// What the command line asks for.
@@ -103,6 +105,11 @@ impl Cli {
         }
     }
 
+    /// Returns true for `fetch builder`, which is told by its environment what to do.
+    pub const fn is_builder(&self) -> bool {
+        matches!(self.command, Some(Command::Builder))
+    }
+
     /// Makes sense of the arguments and the environment.
     pub fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
         match self.command {
@@ -111,6 +118,7 @@ impl Cli {
             Some(Command::PerformDownload(_)) => Err(FetchError::usage(
                 "perform-download is configured by the daemon's environment only",
             )),
+            Some(Command::Builder) => Err(FetchError::usage("a builder has no request of its own")),
         }
     }
 }

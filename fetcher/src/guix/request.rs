@@ -245,6 +245,7 @@ fn request(
         urls: Vec::new(),
         hashed_urls: Vec::new(),
         git: None,
+        unpack: false,
         executable: false,
         target: Target::Given(PathBuf::from(OsStr::new(output))),
     })
