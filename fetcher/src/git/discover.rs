@@ -34,7 +34,7 @@ pub(crate) fn discover(root: &Rc<Beneath>, max_listings: usize, watch: Watch<'_>
         if listings > max_listings || found.len() >= MAX_REPOSITORIES || watch.interrupted() {
             break;
         }
-        // Another file system mounted below may be one that hangs.
+        // Nobody named another file system that is mounted below.
         if folder.device().ok() != Some(device) {
             continue;
         }
