@@ -1,5 +1,8 @@
 //! What is measured: one function for each group of rows.
 
+mod media;
+mod trees;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,6 +44,8 @@ pub(crate) struct Sizes {
     links: u64,
     downloaded_bytes: u64,
     pub(crate) built_bytes: [u64; 3],
+    source_files: u64,
+    medium_files: u64,
 }
 
 impl Sizes {
@@ -56,6 +61,8 @@ impl Sizes {
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
         built_bytes: [1024, 10 * MIB, 500 * MIB],
+        source_files: 90_000,
+        medium_files: 100_000,
     };
 
     /// To see that everything works; the numbers say nothing.
@@ -71,6 +78,8 @@ impl Sizes {
         links: 1_000,
         downloaded_bytes: 10 * MIB,
         built_bytes: [1024, MIB, 2 * MIB],
+        source_files: 500,
+        medium_files: 500,
     };
 
     /// A build takes a tenth of a second, or seconds if it is large.
@@ -142,6 +151,24 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Indexing a folder: into an empty index each time. `xargs` has as many processes as there are cores, 32 files each. What the cores hash is the same \
               hash function over a buffer that stays in the cache, a thread for each core.",
         measure: tree,
+    },
+    Group {
+        name: "medium",
+        how: "Indexing a medium: a folder with a `SHA256SUMS` of all its files, into an empty index each time: by the list, which reads no file, and all of it. The \
+              peers read every file too; nobody but us has a use for the list without reading.",
+        measure: media::index,
+    },
+    Group {
+        name: "whole-trees",
+        how: "Hash of a tree: `fetch --mode nar|git -o TREE` of an output that is there and right, which is nothing but the hash of it. `git hash-object` hashes the \
+              blobs alone, in a fresh repository, told all paths on standard input, and writes nothing. Copy: from a store that has the tree under another name, \
+              without an index; the output is removed and everything dirty written back before each run.",
+        measure: trees::measure,
+    },
+    Group {
+        name: "ten-media",
+        how: "Lookup in ten media: ten folders, each with its index of files that do not exist, and one that does on the last.",
+        measure: media::lookup,
     },
     Group {
         name: "refresh",

@@ -264,6 +264,7 @@ pub fn in_order<'a>(
             if directories::can_answer(request) && !medium.indexes.is_empty() {
                 sources.push(Box::new(directories::InMedium::new(medium)));
             }
+            sources.extend(repositories::on_mounted(medium, request));
             sources.push(Box::new(media::Media::new(medium)));
             sources
         });
