@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli_snapshots;
+mod configuration;
 mod content_addresses;
 mod crash;
 mod directories;

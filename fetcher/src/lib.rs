@@ -7,6 +7,7 @@
 //! the [`stale_hash`] guard, and the [`report`].
 
 pub mod cli;
+pub mod configuration;
 pub mod copy;
 mod diagnosis;
 pub mod discs;

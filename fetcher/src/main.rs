@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser as _;
 use fetcher::cli::{Cli, Environment, Invocation, Parsed, Speech};
+use fetcher::configuration::Configuration;
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
 use fetcher::fetch;
@@ -19,8 +20,14 @@ use store_index::watch::Watch;
 fn main() -> ExitCode {
     // clap ends with 2 by itself on a bad command line, and with 0 after --help.
     let cli = Cli::parse();
-    let environment = |name: &str| std::env::var_os(name);
-    let parsed = match cli.interpret(&Environment(&environment)) {
+    let variables = |name: &str| std::env::var_os(name);
+    let parsed = Configuration::of_user(&variables).and_then(|configuration| {
+        cli.interpret(&Environment {
+            variables: &variables,
+            configuration,
+        })
+    });
+    let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             print_error(

@@ -10,6 +10,7 @@ use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::media::Medium;
+use store_index::mounts::MountPattern;
 use store_index::places::is_in_place;
 use store_index::root::{Root, RootKind};
 use store_index::store_option::StoreOption;
@@ -18,6 +19,7 @@ use store_index::store_state::StoreState;
 
 use crate::discs::Discs;
 use crate::error::FetchError;
+use crate::source::SourceKind;
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
@@ -32,12 +34,37 @@ pub struct Named {
     pub indexes: Vec<PathBuf>,
     /// Folders and media.
     pub media: Vec<PathBuf>,
+    /// The stores and media come from a configuration file, which speaks of what is often there, not of what must be
+    /// there now.
+    pub may_be_absent: MayBeAbsent,
+    /// Which mounted file systems are media beside those that are anyway.
+    pub media_globs: Vec<MountPattern>,
     /// No store that was not named.
     pub no_store: bool,
     /// No folder or medium that was not named.
     pub no_media: bool,
     /// No local source at all.
     pub no_local: bool,
+}
+
+/// What need not be there although it was named.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MayBeAbsent {
+    /// The stores.
+    pub stores: bool,
+    /// The folders and media.
+    pub media: bool,
+}
+
+/// A place that was named in a configuration file and cannot be used now.
+#[derive(Clone, Debug)]
+pub struct LeftOut {
+    /// What it would be reported as.
+    pub kind: SourceKind,
+    /// Where it would be.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// A store that may be asked.
@@ -108,6 +135,8 @@ pub struct Places {
     pub media: Vec<Rc<MediumPlace>>,
     /// Media that nobody named.
     pub discs: Discs,
+    /// What the configuration names and is not there.
+    pub left_out: Vec<LeftOut>,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -120,13 +149,18 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
-        places.discs = Discs::new(!named.no_media);
+        places.discs = Discs::new(!named.no_media, named.media_globs.clone());
         let mut stores = Vec::new();
         for option in &named.stores {
             let root = Beneath::open(&option.real)
-                .and_then(|root| fs_err::read_dir(&option.real).map(|_| root))
-                .map_err(|error| unusable("store", &option.real, &error))?;
-            stores.push((option.logical.clone(), root));
+                .and_then(|root| fs_err::read_dir(&option.real).map(|_| root));
+            match root {
+                Ok(root) => stores.push((option.logical.clone(), root)),
+                Err(error) if named.may_be_absent.stores => {
+                    places.leave_out(SourceKind::Store, &option.real, &error);
+                }
+                Err(error) => return Err(unusable("store", &option.real, &error)),
+            }
         }
         if named.stores.is_empty() && !named.no_store {
             let mut defaults: Vec<StoreOption> = Vec::new();
@@ -146,9 +180,14 @@ impl Places {
         }
         let mut media = Vec::new();
         for path in &named.media {
-            let root = Root::folder(path).map_err(|error| unusable("medium", path, &error))?;
-            let beneath = Beneath::open(path).map_err(|error| unusable("medium", path, &error))?;
-            media.push((root, beneath));
+            let opened = Root::folder(path).and_then(|root| Ok((root, Beneath::open(path)?)));
+            match opened {
+                Ok(opened) => media.push(opened),
+                Err(error) if named.may_be_absent.media => {
+                    places.leave_out(SourceKind::Media, path, &error);
+                }
+                Err(error) => return Err(unusable("medium", path, &error)),
+            }
         }
         let indexes = places.named_indexes(&named.indexes);
         // Of a disc the index says which, and not where: it is looked for when all else has been asked.
@@ -246,6 +285,14 @@ impl Places {
             }
         }
         own
+    }
+
+    fn leave_out(&mut self, kind: SourceKind, path: &Path, error: &io::Error) {
+        self.left_out.push(LeftOut {
+            kind,
+            path: path.to_owned(),
+            reason: format!("the configuration names it, and it cannot be used: {error}"),
+        });
     }
 
     fn warn_of(&mut self, error: &OpenError) {

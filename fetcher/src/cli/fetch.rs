@@ -10,7 +10,6 @@ use super::report::ReportArgs;
 use super::what::WhatArgs;
 use super::{Environment, Invocation, Parsed};
 use crate::error::FetchError;
-use crate::fetch::Policy;
 use crate::request::Target;
 
 #[derive(Debug, Args)]
@@ -45,7 +44,7 @@ impl FetchArgs {
         })?;
         let output = match self.output {
             Some(output) => Some(output),
-            None => (environment.0)("FETCH_OUTPUT")
+            None => (environment.variables)("FETCH_OUTPUT")
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from),
         };
@@ -61,12 +60,8 @@ impl FetchArgs {
                     .with_hint("write the content to a file with -o PATH"),
             );
         }
-        let policy = Policy {
-            offline: environment.switch(self.network.offline, "FETCH_OFFLINE")?,
-            force: environment.switch(self.force, "FETCH_FORCE")?,
-            stale_hash: self.network.stale_hash(environment)?,
-            limits: self.network.limits(environment)?,
-        };
+        let force = environment.switch(self.force, "FETCH_FORCE")?;
+        let policy = self.network.policy(force, environment)?;
         let (places, env_store) = self.places.interpret(environment)?;
         let invocation = Invocation::Fetch {
             request: Box::new(request),

@@ -21,7 +21,8 @@ use crate::request::Request;
 
 const AFTER_HELP: &str = "\
 Each option has an environment variable FETCH_<OPTION> (FETCH_STORE, FETCH_OFFLINE=1, ...); lists of paths are \
-separated by ':', lists of URLs by blanks, and an empty variable counts as not set. Options win.
+separated by ':', lists of URLs by blanks, and an empty variable counts as not set. Options win, then variables, \
+then ~/.config/fetch/fetch.toml, then /etc/fetch/fetch.toml.
 
 Exit codes:
   0    the output is there and verified
