@@ -3,6 +3,7 @@
 mod check;
 mod locate;
 mod lookup;
+mod manual;
 mod media;
 mod status;
 mod update;
@@ -10,6 +11,7 @@ mod update;
 pub(crate) use check::check;
 use locate::{Located, Locator};
 pub(crate) use lookup::lookup;
+pub(crate) use manual::{completions, man};
 pub(crate) use media::media;
 pub(crate) use status::status;
 pub(crate) use update::update;
