@@ -57,8 +57,10 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
-      explain  Shows what each local source says to a hash; opens no socket and reads no content
-      help     Print this message or the help of the given subcommand(s)
+      explain      Shows what each local source says to a hash; opens no socket and reads no content
+      completions  Prints a script that completes the command line
+      man          Writes the manual pages into a directory
+      help         Print this message or the help of the given subcommand(s)
 
     Arguments:
       [URL]...
@@ -179,8 +181,10 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
-      explain  Shows what each local source says to a hash; opens no socket and reads no content
-      help     Print this message or the help of the given subcommand(s)
+      explain      Shows what each local source says to a hash; opens no socket and reads no content
+      completions  Prints a script that completes the command line
+      man          Writes the manual pages into a directory
+      help         Print this message or the help of the given subcommand(s)
 
     Arguments:
       [URL]...  Where the network has it, tried in this order: http:// and https://

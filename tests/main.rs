@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod builtin;
 mod cli_snapshots;
 mod configuration;
 mod content_addresses;
 mod crash;
 mod directories;
+mod manual;
 mod media;
 mod network;
 mod nix_store;

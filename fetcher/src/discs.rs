@@ -24,6 +24,8 @@ pub struct Discs {
     discover: bool,
     /// What is a medium beside what is one anyway.
     patterns: Vec<MountPattern>,
+    /// Whether no index of a user counts.
+    system_only: bool,
     /// Indexes of media that were named, until the medium is found.
     named: RefCell<Vec<Index>>,
     /// The media that were named themselves.
@@ -49,10 +51,11 @@ pub struct Absent {
 }
 
 impl Discs {
-    pub(crate) fn new(discover: bool, patterns: Vec<MountPattern>) -> Self {
+    pub(crate) fn new(discover: bool, patterns: Vec<MountPattern>, system_only: bool) -> Self {
         Self {
             discover,
             patterns,
+            system_only,
             ..Self::default()
         }
     }
@@ -66,7 +69,12 @@ impl Discs {
     pub(crate) fn indexes_of(&self, medium: &Medium, warnings: &mut Vec<String>) -> Vec<Index> {
         self.known.borrow_mut().insert(medium.root.id());
         let mut indexes = self.take_named(medium.root.id());
-        for directory in index::default_dirs(&medium.root) {
+        let usual = if self.system_only {
+            index::system_dirs(&medium.root)
+        } else {
+            index::default_dirs(&medium.root)
+        };
+        for directory in usual {
             // The index on the medium was found by its path.
             if is_in_place(&directory) {
                 continue;

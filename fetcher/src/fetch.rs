@@ -35,6 +35,8 @@ pub struct Policy {
     pub stale_hash: StaleHash,
     /// Bounds of downloads.
     pub limits: Limits,
+    /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
+    pub leave_wrong: bool,
 }
 
 /// Fetches.
@@ -56,11 +58,13 @@ pub fn run(
         suspicious: Vec::new(),
         discs: Vec::new(),
         network: NetworkSummary::default(),
+        left: None,
     };
     let result = walk.run(places);
     Report {
         attempts: walk.attempts,
         result,
+        left: walk.left,
         took: started.elapsed(),
     }
 }
@@ -78,12 +82,18 @@ struct Walk<'a> {
     /// Media that are not here and have the content.
     discs: Vec<Disc>,
     network: NetworkSummary,
+    /// Whence the content came that was left to the daemon.
+    left: Option<String>,
 }
 
 impl Walk<'_> {
     fn run(&mut self, places: &Places) -> Result<Success, FetchError> {
         let place = match &self.request.target {
             Target::Stdout => None,
+            Target::Given(path) => Some(
+                Place::open_given(path)
+                    .map_err(|error| landing::folder_error(self.request, &error))?,
+            ),
             Target::Path(path) => {
                 let place = Place::open(path)
                     .map_err(|error| landing::folder_error(self.request, &error))?;
@@ -94,8 +104,7 @@ impl Walk<'_> {
                 Some(place)
             }
         };
-        let (force, limits) = (self.policy.force, self.policy.limits);
-        let mut landing = Landing::prepare(self.request, place, force, limits, self.watch)?;
+        let mut landing = Landing::prepare(self.request, place, self.policy, self.watch)?;
         for mut source in source::in_order(places, self.request) {
             if source.is_network() && self.policy.offline {
                 let reason = Some("the network is off (--offline)".to_owned());
@@ -117,6 +126,7 @@ impl Walk<'_> {
         if let Some(done) = self.use_suspicious_offline(&mut landing)? {
             return Ok(done);
         }
+        self.left = landing.leave_wrong()?;
         let suspicious: Vec<_> = self
             .suspicious
             .iter()
@@ -215,7 +225,7 @@ impl Walk<'_> {
             {
                 continue;
             }
-            if self.pass_over(source, &candidate) {
+            if self.is_output(&candidate) || self.pass_over(source, &candidate) {
                 continue;
             }
             if let Some(done) = self.attempt(&candidate, landing)? {
@@ -237,6 +247,16 @@ impl Walk<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// In a daemon's store the output that is being made lies where an item with its name would.
+    fn is_output(&self, candidate: &Candidate) -> bool {
+        let (Target::Given(output), CandidatePlace::Local { path, .. }) =
+            (&self.request.target, &candidate.place)
+        else {
+            return false;
+        };
+        candidate.kind == SourceKind::Store && output.file_name() == Some(path.as_os_str())
     }
 
     /// The stale-hash guard: true if the candidate is not to be used now.

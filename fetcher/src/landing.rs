@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use store_index::address::ContentAddress;
-use store_index::beneath::{Beneath, Node};
+use store_index::beneath::{Beneath, Node, Reach};
 use store_index::digest::Digest;
 use store_index::path_text::printable;
 use store_index::tree::{Skip, TreeError};
@@ -16,12 +16,12 @@ use crate::copy::{self, CopyError};
 use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
-use crate::net::Limits;
+use crate::fetch::Policy;
 use crate::output::{self, Found};
 use crate::publish::{self, Published};
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
-use crate::source::{Candidate, CandidatePlace};
+use crate::source::{Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile, StagedTree};
 use crate::tree_copy;
@@ -81,8 +81,12 @@ pub(crate) struct Landing<'a> {
     watch: Watch<'a>,
     /// `None` for standard output.
     place: Option<Place>,
-    staged: StagedFile,
+    /// The room for files; `None` while a tree has it.
+    staged: Option<StagedFile>,
     downloader: Downloader,
+    leave_wrong: bool,
+    /// The first wrong body of the request's own URLs, and whence.
+    wrong: Option<(File, String)>,
 }
 
 impl<'a> Landing<'a> {
@@ -90,33 +94,55 @@ impl<'a> Landing<'a> {
     pub(crate) fn prepare(
         request: &'a Request,
         place: Option<Place>,
-        force: bool,
-        limits: Limits,
+        policy: &Policy,
         watch: Watch<'a>,
     ) -> Result<Self, FetchError> {
-        let staged = match &place {
-            Some(place) => {
-                staging::sweep(place);
-                StagedFile::beside(place)
-            }
-            None => StagedFile::temporary(),
-        };
-        let staged = staged.map_err(|error| folder_error(request, &error))?;
-        Ok(Self {
+        if let Some(place) = place.as_ref().filter(|place| !place.given) {
+            staging::sweep(place);
+        }
+        let mut landing = Self {
             request,
-            force,
+            force: policy.force,
             watch,
             place,
-            staged,
-            downloader: Downloader::new(limits),
-        })
+            staged: None,
+            downloader: Downloader::new(policy.limits),
+            leave_wrong: policy.leave_wrong,
+            wrong: None,
+        };
+        landing
+            .room()
+            .map_err(|error| folder_error(request, &error))?;
+        Ok(landing)
+    }
+
+    /// The room for a file, empty.
+    fn room(&mut self) -> io::Result<&mut StagedFile> {
+        let staged = match self.staged.take() {
+            Some(mut staged) => {
+                staged.empty()?;
+                staged
+            }
+            None => match &self.place {
+                Some(place) => StagedFile::beside(place)?,
+                None => StagedFile::temporary()?,
+            },
+        };
+        Ok(self.staged.insert(staged))
+    }
+
+    /// The room with what landed in it.
+    fn landed(&self) -> &StagedFile {
+        self.staged
+            .as_ref()
+            .expect("room is made before a file lands")
     }
 
     /// Lets a candidate land. An error ends the fetch; a candidate that is not it does not.
     pub(crate) fn land(&mut self, candidate: &Candidate) -> Result<Landed, FetchError> {
-        self.staged
-            .empty()
-            .map_err(|error| self.write_error(&error))?;
+        if let Err(error) = self.room() {
+            return Err(self.write_error(&error));
+        }
         match &candidate.place {
             CandidatePlace::Local { root, path, size } => {
                 self.land_local(candidate, root, path, *size, &[Skip::Nothing])
@@ -127,8 +153,9 @@ impl<'a> Landing<'a> {
             // Nothing but a directory comes of it, whichever.
             CandidatePlace::Checkout(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
             CandidatePlace::Checkout(checkout) => {
+                let (request, watch) = (self.request, self.watch);
                 let (landed, _) = self.fill_tree(candidate, "checking out", |target| {
-                    tree_copy::check_out(&self.request.address, checkout, target, self.watch)
+                    tree_copy::check_out(&request.address, checkout, target, watch)
                         .map(|verdict| (verdict, 0))
                 })?;
                 Ok(landed)
@@ -136,12 +163,16 @@ impl<'a> Landing<'a> {
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
                 self.watch.progress.begin(&what, None, Unit::Bytes);
+                let room = self
+                    .staged
+                    .as_ref()
+                    .expect("room is made before a file lands");
                 let landed = self
                     .downloader
-                    .land(url, self.request, &self.staged.file, self.watch);
+                    .land(url, self.request, &room.file, self.watch);
                 self.watch.progress.end();
                 let reason = match landed {
-                    Ok(verdict) => return self.judge_body(url, verdict),
+                    Ok(verdict) => return self.judge_body(candidate, url, verdict),
                     Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
                     Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
                     Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
@@ -166,7 +197,7 @@ impl<'a> Landing<'a> {
         let reason = match root.open_node_or_root(path) {
             Ok(Node::File(file)) => return self.land_file(candidate, &file, indexed_size),
             Ok(Node::Directory(directory)) => {
-                return self.land_tree(candidate, &directory, forms);
+                return self.land_tree(candidate, &directory, root.reach(), forms);
             }
             Ok(Node::Symlink(target)) => return self.land_symlink(&target),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -209,7 +240,7 @@ impl<'a> Landing<'a> {
             Some(size),
             Unit::Bytes,
         );
-        let copied = copy::copy(file, size, &self.staged.file, check, self.watch);
+        let copied = copy::copy(file, size, &self.landed().file, check, self.watch);
         self.watch.progress.end();
         match copied {
             Ok(verdict) => self.judge_file(verdict),
@@ -234,27 +265,61 @@ impl<'a> Landing<'a> {
         }
     }
 
-    fn judge_body(&mut self, url: &SourceUrl, verdict: Verdict) -> Result<Landed, FetchError> {
+    fn judge_body(
+        &mut self,
+        candidate: &Candidate,
+        url: &SourceUrl,
+        verdict: Verdict,
+    ) -> Result<Landed, FetchError> {
         let mut landed = self.judge_file(verdict)?;
         if let Landed::NotIt(wrong) = &mut landed {
-            wrong.seems = diagnosis::of_body(&self.staged.file, wrong.bytes, url, self.request);
+            wrong.seems = diagnosis::of_body(&self.landed().file, wrong.bytes, url, self.request);
             if let Some(seems) = &wrong.seems {
                 wrong.reason = format!("{}; it is {seems}", wrong.reason);
+            }
+            if self.leave_wrong && candidate.kind == SourceKind::Url && self.wrong.is_none() {
+                match set_aside(&self.landed().file) {
+                    Ok(aside) => self.wrong = Some((aside, candidate.location.clone())),
+                    Err(error) => self.watch.progress.note(&format!(
+                        "the wrong body of {} cannot be kept for the daemon: {error}",
+                        candidate.location
+                    )),
+                }
             }
         }
         Ok(landed)
     }
 
+    /// Nothing was right: leaves the first wrong body to the daemon, if there was one and that is wanted. Returns
+    /// whence it came.
+    pub(crate) fn leave_wrong(&mut self) -> Result<Option<String>, FetchError> {
+        let Some((mut aside, location)) = self.wrong.take() else {
+            return Ok(None);
+        };
+        let executable = self.request.executable;
+        let left = self.room().and_then(|room| {
+            aside.rewind()?;
+            io::copy(&mut aside, &mut room.file)
+        });
+        left.and_then(|_| match self.staged.take() {
+            Some(staged) => publish::leave_to_daemon(staged, executable),
+            None => Ok(()),
+        })
+        .map_err(|error| self.write_error(&error))?;
+        Ok(Some(location))
+    }
+
     /// Tries a tree in one form after the other, as long as there is something that a form leaves out.
     fn land_tree(
-        &self,
+        &mut self,
         candidate: &Candidate,
         source: &OwnedFd,
+        reach: Reach,
         forms: &[Skip],
     ) -> Result<Landed, FetchError> {
         let mut landed = None;
         for &form in forms {
-            let (tried, metadata) = self.land_tree_without(form, candidate, source)?;
+            let (tried, metadata) = self.land_tree_without((form, reach), candidate, source)?;
             let is_over = metadata == 0 || matches!(tried, Landed::Delivered { .. });
             // What is said of a wrong tree is said of its first form.
             let answer = match (landed.take(), tried) {
@@ -272,8 +337,8 @@ impl<'a> Landing<'a> {
 
     /// Lands one form of a tree; with the number of entries that some form leaves out.
     fn land_tree_without(
-        &self,
-        skip: Skip,
+        &mut self,
+        (skip, reach): (Skip, Reach),
         candidate: &Candidate,
         source: &OwnedFd,
     ) -> Result<(Landed, u64), FetchError> {
@@ -285,14 +350,15 @@ impl<'a> Landing<'a> {
         if self.place.is_none() {
             return Ok((self.refuse_for_stdout(Node::Directory(source))?, 0));
         }
+        let (request, watch) = (self.request, self.watch);
         self.fill_tree(candidate, "copying", |target| {
-            tree_copy::copy(&self.request.address, source, target, skip, self.watch)
+            tree_copy::copy(&request.address, source, target, (skip, reach), watch)
         })
     }
 
     /// Has a staged directory filled, and publishes it if it is right. The number is passed on.
     fn fill_tree(
-        &self,
+        &mut self,
         candidate: &Candidate,
         verb: &str,
         fill: impl FnOnce(OwnedFd) -> Result<(Verdict, u64), TreeError>,
@@ -306,6 +372,10 @@ impl<'a> Landing<'a> {
             let reason = "it is a directory, which cannot go to standard output";
             return no(NotIt::new(AttemptResult::Skipped, reason));
         };
+        if place.given {
+            // The output itself is the room, and there is one only.
+            self.staged = None;
+        }
         let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
         let target = staged
             .directory()
@@ -348,7 +418,7 @@ impl<'a> Landing<'a> {
     }
 
     /// A symbolic link has a NAR hash of its own; it is never followed.
-    fn land_symlink(&self, target: &[u8]) -> Result<Landed, FetchError> {
+    fn land_symlink(&mut self, target: &[u8]) -> Result<Landed, FetchError> {
         if !matches!(self.request.address, ContentAddress::Nar(_)) {
             let reason = "it is a symbolic link, which is not followed";
             return Ok(Landed::NotIt(NotIt::new(AttemptResult::Failed, reason)));
@@ -359,8 +429,10 @@ impl<'a> Landing<'a> {
         match self.judge_in_place(Node::Symlink(target.to_vec()))? {
             Err(not_it) => Ok(Landed::NotIt(not_it)),
             Ok(verified) => {
-                let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
-                match publish::symlink(&staged, target, verified, place, self.force) {
+                if place.given {
+                    self.staged = None;
+                }
+                match publish::symlink(target, verified, place, self.force) {
                     Ok(Published::Done) => {}
                     Ok(Published::Taken) => self.accept_what_appeared(place)?,
                     Err(error) => return Err(self.write_error(&error)),
@@ -393,13 +465,17 @@ impl<'a> Landing<'a> {
 
     fn publish_file(&mut self, verified: Verified) -> Result<(), FetchError> {
         let Some(place) = &self.place else {
-            return write_to_stdout(&self.staged.file).map_err(|error| {
+            return write_to_stdout(&self.landed().file).map_err(|error| {
                 FetchError::local(format!(
                     "the content is right, but standard output takes no more: {error}"
                 ))
             });
         };
-        match publish::file(&mut self.staged, verified, place, self.force) {
+        let staged = self
+            .staged
+            .as_mut()
+            .expect("room is made before a file lands");
+        match publish::file(staged, verified, place, self.force) {
             Ok(Published::Done) => Ok(()),
             Ok(Published::Taken) => self.accept_what_appeared(place),
             Err(error) => Err(self.write_error(&error)),
@@ -422,7 +498,7 @@ impl<'a> Landing<'a> {
 
     fn write_error(&self, error: &io::Error) -> FetchError {
         let output = match &self.request.target {
-            Target::Path(path) => printable(path),
+            Target::Path(path) | Target::Given(path) => printable(path),
             Target::Stdout => "a temporary file for standard output".to_owned(),
         };
         let hint = match error.kind() {
@@ -448,7 +524,9 @@ fn no_bytes_for_stdout() -> FetchError {
 /// The output's folder is not there or takes nothing.
 pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
     let folder = match &request.target {
-        Target::Path(path) => path.parent().map_or_else(|| ".".to_owned(), printable),
+        Target::Path(path) | Target::Given(path) => {
+            path.parent().map_or_else(|| ".".to_owned(), printable)
+        }
         Target::Stdout => printable(&std::env::temp_dir()),
     };
     let hint = match error.kind() {
@@ -461,6 +539,14 @@ pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
         "cannot write in the output's folder {folder}: {error}"
     ))
     .with_hint(hint)
+}
+
+/// Copies a body into a file without a name in the folder for temporary files, which in a build is the build's own.
+fn set_aside(mut body: &File) -> io::Result<File> {
+    let mut aside = StagedFile::temporary()?.file;
+    body.rewind()?;
+    io::copy(&mut body, &mut aside)?;
+    Ok(aside)
 }
 
 fn write_to_stdout(mut staged: &File) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //! right; [`publish`] gives it the output's name in one step. Beside the walk stand the [`places`] that may be asked,
 //! the [`stale_hash`] guard, and the [`report`].
 
+pub mod builtin;
 pub mod cli;
 pub mod configuration;
 pub mod copy;

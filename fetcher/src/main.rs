@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::Parser as _;
-use fetcher::cli::{Cli, Environment, Invocation, Parsed, Speech};
+use clap::{CommandFactory as _, Parser as _};
+use fetcher::cli::{Cli, Environment, Invocation, Parsed, SelfDescription, Speech, Task};
 use fetcher::configuration::Configuration;
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
@@ -14,6 +14,7 @@ use fetcher::fetch;
 use fetcher::places::Places;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
+use store_index::manual;
 use store_index::terminal::Terminal;
 use store_index::watch::Watch;
 
@@ -21,23 +22,50 @@ fn main() -> ExitCode {
     // clap ends with 2 by itself on a bad command line, and with 0 after --help.
     let cli = Cli::parse();
     let variables = |name: &str| std::env::var_os(name);
-    let parsed = Configuration::of_user(&variables).and_then(|configuration| {
-        cli.interpret(&Environment {
+    let task = cli.interpret(|| {
+        Ok(Environment {
             variables: &variables,
-            configuration,
+            configuration: Configuration::of_user(&variables)?,
         })
     });
-    let parsed = match parsed {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            print_error(
-                &Terminal::new(store_index::terminal::ProgressMode::None),
-                &error,
-            );
-            return ExitCode::from(error.kind.exit_code());
-        }
+    let code = match task {
+        Ok(Task::Run(parsed)) => run(&parsed),
+        Ok(Task::Describe(what)) => describe(&what).unwrap_or_else(|error| fail(&error)),
+        Err(error) => fail(&error),
     };
-    ExitCode::from(run(&parsed))
+    ExitCode::from(code)
+}
+
+/// Ends before there was anything to do.
+fn fail(error: &FetchError) -> u8 {
+    let terminal = Terminal::new(store_index::terminal::ProgressMode::None);
+    print_error(&terminal, error);
+    error.kind.exit_code()
+}
+
+/// Tells of the program itself.
+fn describe(what: &SelfDescription) -> Result<u8, FetchError> {
+    match what {
+        SelfDescription::Completions(shell) => {
+            let script = manual::completions(Cli::command(), *shell);
+            std::io::stdout()
+                .lock()
+                .write_all(&script)
+                .or_else(|error| match error.kind() {
+                    std::io::ErrorKind::BrokenPipe => Ok(()),
+                    _ => Err(FetchError::local(format!(
+                        "cannot write to standard output: {error}"
+                    ))),
+                })?;
+        }
+        SelfDescription::Manual(directory) => {
+            manual::write_pages(Cli::command(), directory).map_err(|error| {
+                FetchError::local(format!("cannot write the manual pages: {error}"))
+                    .with_hint("the directory must be there and writable")
+            })?;
+        }
+    }
+    Ok(exit_code::OK)
 }
 
 fn run(parsed: &Parsed) -> u8 {
@@ -72,6 +100,7 @@ fn run(parsed: &Parsed) -> u8 {
                 Err(error) => report::Report {
                     attempts: Vec::new(),
                     result: Err(error),
+                    left: None,
                     took: std::time::Duration::ZERO,
                 },
             };

@@ -45,6 +45,8 @@ pub struct Named {
     pub no_media: bool,
     /// No local source at all.
     pub no_local: bool,
+    /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
+    pub builtin: bool,
 }
 
 /// What need not be there although it was named.
@@ -149,17 +151,18 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
-        places.discs = Discs::new(!named.no_media, named.media_globs.clone());
+        places.discs = Discs::new(!named.no_media, named.media_globs.clone(), named.builtin);
+        let open = if named.builtin {
+            Beneath::open_public
+        } else {
+            Beneath::open
+        };
         let mut stores = Vec::new();
         for option in &named.stores {
-            let root = Beneath::open(&option.real)
-                .and_then(|root| fs_err::read_dir(&option.real).map(|_| root));
-            match root {
-                Ok(root) => stores.push((option.logical.clone(), root)),
-                Err(error) if named.may_be_absent.stores => {
-                    places.leave_out(SourceKind::Store, &option.real, &error);
-                }
-                Err(error) => return Err(unusable("store", &option.real, &error)),
+            let root =
+                open(&option.real).and_then(|root| fs_err::read_dir(&option.real).map(|_| root));
+            if let Some(root) = places.take(named, SourceKind::Store, &option.real, root)? {
+                stores.push((option.logical.clone(), root));
             }
         }
         if named.stores.is_empty() && !named.no_store {
@@ -173,21 +176,15 @@ impl Places {
                 }
             }
             for StoreOption { logical, real } in defaults {
-                if let Ok(root) = Beneath::open(&real) {
+                if let Ok(root) = open(&real) {
                     stores.push((logical, root));
                 }
             }
         }
         let mut media = Vec::new();
         for path in &named.media {
-            let opened = Root::folder(path).and_then(|root| Ok((root, Beneath::open(path)?)));
-            match opened {
-                Ok(opened) => media.push(opened),
-                Err(error) if named.may_be_absent.media => {
-                    places.leave_out(SourceKind::Media, path, &error);
-                }
-                Err(error) => return Err(unusable("medium", path, &error)),
-            }
+            let opened = Root::folder(path).and_then(|root| Ok((root, open(path)?)));
+            media.extend(places.take(named, SourceKind::Media, path, opened)?);
         }
         let indexes = places.named_indexes(&named.indexes);
         // Of a disc the index says which, and not where: it is looked for when all else has been asked.
@@ -214,7 +211,7 @@ impl Places {
                 ));
                 continue;
             }
-            match Beneath::open(root.path()) {
+            match open(root.path()) {
                 Ok(beneath) if root.kind() == RootKind::Store => {
                     stores.push((root.path().to_string_lossy().into_owned(), beneath));
                 }
@@ -226,7 +223,7 @@ impl Places {
         }
         for (logical, root) in stores {
             let identity = Root::store(&logical);
-            let indexes = places.indexes_of(&identity, &mut indexes);
+            let indexes = places.indexes_of(&identity, &mut indexes, named.builtin);
             places.stores.push(Rc::new(StorePlace {
                 state: StoreState::of(&logical, root.path()),
                 logical,
@@ -235,7 +232,7 @@ impl Places {
             }));
         }
         for (identity, root) in media {
-            let mut indexes = places.indexes_of(&identity, &mut indexes);
+            let mut indexes = places.indexes_of(&identity, &mut indexes, named.builtin);
             if let Ok(medium) = Medium::at(root.path()) {
                 indexes.extend(places.discs.indexes_of(&medium, &mut places.warnings));
             }
@@ -246,6 +243,34 @@ impl Places {
             }));
         }
         Ok(places)
+    }
+
+    /// Passes on what was opened. What a configuration names may be missing for a while, and so may what a daemon's
+    /// administrator named: a disc that is not in its drive must not fail builds.
+    fn take<T>(
+        &mut self,
+        named: &Named,
+        kind: SourceKind,
+        path: &Path,
+        opened: io::Result<T>,
+    ) -> Result<Option<T>, FetchError> {
+        let (what, may_be_absent) = match kind {
+            SourceKind::Store => ("store", named.may_be_absent.stores),
+            _ => ("medium", named.may_be_absent.media),
+        };
+        match opened {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) if may_be_absent => self.left_out.push(LeftOut {
+                kind,
+                path: path.to_owned(),
+                reason: format!("the configuration names it, and it cannot be used: {error}"),
+            }),
+            Err(error) if named.builtin => {
+                self.warnings.push(unusable(what, path, &error).message);
+            }
+            Err(error) => return Err(unusable(what, path, &error)),
+        }
+        Ok(None)
     }
 
     fn named_indexes(&mut self, paths: &[PathBuf]) -> Vec<Index> {
@@ -262,13 +287,18 @@ impl Places {
     }
 
     /// Takes the named indexes of a root, then opens those at the usual places.
-    fn indexes_of(&mut self, root: &Root, named: &mut Vec<Index>) -> Vec<Index> {
+    fn indexes_of(&mut self, root: &Root, named: &mut Vec<Index>, builtin: bool) -> Vec<Index> {
         let (mut own, others): (Vec<_>, Vec<_>) = named.drain(..).partition(|index| {
             let of = index.root();
             of.id() == root.id() || (of.kind() == RootKind::Medium && of.path() == root.path())
         });
         *named = others;
-        for directory in index::default_dirs(root) {
+        let usual = if builtin {
+            index::system_dirs(root)
+        } else {
+            index::default_dirs(root)
+        };
+        for directory in usual {
             match Index::open(&directory) {
                 // What lies on a medium is of that medium, whatever it says.
                 Ok(index) if is_in_place(&directory) || index.root().id() == root.id() => {
@@ -285,14 +315,6 @@ impl Places {
             }
         }
         own
-    }
-
-    fn leave_out(&mut self, kind: SourceKind, path: &Path, error: &io::Error) {
-        self.left_out.push(LeftOut {
-            kind,
-            path: path.to_owned(),
-            reason: format!("the configuration names it, and it cannot be used: {error}"),
-        });
     }
 
     fn warn_of(&mut self, error: &OpenError) {

@@ -84,6 +84,8 @@ pub struct Report {
     pub attempts: Vec<Attempt>,
     /// How it ended.
     pub result: Result<Success, FetchError>,
+    /// Whence the wrong content came that was left at a daemon's output after a failure.
+    pub left: Option<String>,
     /// How long it took.
     pub took: Duration,
 }
@@ -143,7 +145,7 @@ impl Report {
     pub fn to_json(&self, request: &Request) -> String {
         let success = self.result.as_ref().ok();
         let output = match &request.target {
-            Target::Path(path) => Some(printable(path)),
+            Target::Path(path) | Target::Given(path) => Some(printable(path)),
             Target::Stdout => None,
         };
         let json = Json {
@@ -196,7 +198,7 @@ pub trait Listener {
 /// Returns the path that standard output shows.
 pub fn output_path(request: &Request) -> Option<&PathBuf> {
     match &request.target {
-        Target::Path(path) => Some(path),
+        Target::Path(path) | Target::Given(path) => Some(path),
         Target::Stdout => None,
     }
 }

@@ -24,6 +24,8 @@ pub struct Request {
     pub asked_names: Vec<String>,
     /// Where the network has it, in the order to be tried.
     pub urls: Vec<SourceUrl>,
+    /// URLs that name the content by its hash, as a derivation gives them: asked when `urls` have been.
+    pub hashed_urls: Vec<SourceUrl>,
     /// The repository and the commit whose tree is wanted.
     pub git: Option<GitSource>,
     /// Whether the owner's executable bit is asked for. A NAR hash decides by itself.
@@ -46,6 +48,8 @@ pub struct GitSource {
 pub enum Target {
     /// A path, absolute.
     Path(PathBuf),
+    /// The output that a daemon gave us, absolute: content lands there at once, and nothing beside it is touched.
+    Given(PathBuf),
     /// Standard output, after verification.
     Stdout,
 }

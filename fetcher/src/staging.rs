@@ -3,6 +3,9 @@
 //! A file has no name while it lands (`O_TMPFILE`), so that a killed run leaves nothing. Where the file system cannot
 //! do that, and for trees, the room is called `.fetch-<16 hex digits>` and locked; the next run with such a room in
 //! the same folder sweeps those whose holder died.
+//!
+//! An output that a daemon gave us is its own room: in the daemon's folder nothing else is ours to touch, and what a
+//! failed run leaves there counts for nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -36,6 +39,8 @@ const MAX_SWEEP_DEPTH: usize = store_index::tree::MAX_DEPTH + 1;
 /// An output's folder, held open, and its name there.
 #[derive(Clone, Debug)]
 pub struct Place {
+    /// Whether a daemon gave us this name, and nothing else in the folder.
+    pub given: bool,
     /// The folder.
     pub directory: Rc<OwnedFd>,
     /// The name in it.
@@ -60,9 +65,18 @@ impl Place {
         };
         let directory = open_directory(rustix::fs::CWD, parent.as_os_str(), OFlags::empty())?;
         Ok(Self {
+            given: false,
             directory: Rc::new(directory),
             name: name.to_owned(),
             path: path.to_owned(),
+        })
+    }
+
+    /// Opens the folder of an output that a daemon gave us.
+    pub fn open_given(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            given: true,
+            ..Self::open(path)?
         })
     }
 }
@@ -81,7 +95,7 @@ fn open_directory(at: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> io::Result
     }
 }
 
-/// A name that only a running fetch has; removed with everything below it when dropped.
+/// A name that only this run has; removed with everything below it when dropped.
 #[derive(Debug)]
 pub(crate) struct Hidden {
     directory: Rc<OwnedFd>,
@@ -100,7 +114,12 @@ impl Hidden {
         self.directory.as_fd()
     }
 
-    /// Keeps what the name held: it has been renamed.
+    /// Returns true if the room is the output itself.
+    pub(crate) fn is_output(&self) -> bool {
+        !is_hidden_name(&self.name)
+    }
+
+    /// Keeps what the name held: it has been renamed, or is the output.
     pub(crate) fn disarm(&mut self) {
         self.armed = false;
     }
@@ -127,6 +146,9 @@ pub struct StagedFile {
 impl StagedFile {
     /// Makes one beside an output.
     pub fn beside(place: &Place) -> io::Result<Self> {
+        if place.given {
+            return Self::named(place);
+        }
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::openat(place.directory.as_fd(), ".", flags, STAGED_MODE) {
             Ok(fd) => Ok(Self {
@@ -194,11 +216,21 @@ impl StagedTree {
     }
 }
 
-/// Makes something under a hidden name that nobody has, and locks it.
+/// Makes something under a hidden name that nobody has, and locks it; or under the output's name if that was given.
 pub(crate) fn hidden(
     place: &Place,
     make: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<OwnedFd, Errno>,
 ) -> io::Result<(OwnedFd, Hidden)> {
+    if place.given {
+        let fd = make(place.directory.as_fd(), &place.name)?;
+        let hidden = Hidden {
+            directory: Rc::clone(&place.directory),
+            name: place.name.clone(),
+            _lock: fd.try_clone()?,
+            armed: true,
+        };
+        return Ok((fd, hidden));
+    }
     for _ in 0..MAX_NAME_TRIES {
         let name = OsString::from(format!("{HIDDEN_PREFIX}{:016x}", random()));
         let fd = match make(place.directory.as_fd(), &name) {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{Mode, OFlags};
 use store_index::address::ContentAddress;
-use store_index::beneath::Node;
+use store_index::beneath::{Node, Reach};
 use store_index::digest::Digest;
 use store_index::git_tree::GitHasher;
 use store_index::nar::NarHasher;
@@ -18,18 +18,19 @@ use store_index::watch::Watch;
 use crate::git::{Checkout, Form};
 use crate::verify::{self, Verdict};
 
-/// Copies the directory `source` into the existing, empty directory `staged`, without what is to be skipped. Returns
+/// Copies the directory `source` into the existing, empty directory `staged`, without what is to be skipped, and only
+/// if everything in it is within reach. Returns
 /// also how many entries of that kind there are, skipped or not.
 pub(crate) fn copy(
     address: &ContentAddress,
     source: OwnedFd,
     staged: OwnedFd,
-    skip: Skip,
+    (skip, reach): (Skip, Reach),
     watch: Watch<'_>,
 ) -> Result<(Verdict, u64), TreeError> {
     let mut metadata = 0;
     let verdict = land(address, staged, |copier| {
-        metadata = tree::walk_without(skip, Node::Directory(source), copier, watch)?;
+        metadata = tree::walk_without(skip, reach, Node::Directory(source), copier, watch)?;
         Ok(())
     })?;
     Ok((verdict, metadata))

@@ -22,6 +22,41 @@ const MAX_SYMLINK_TARGET_LEN: usize = 4096;
 pub struct Beneath {
     directory: OwnedFd,
     path: PathBuf,
+    reach: Reach,
+}
+
+/// What may be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// What this process may read.
+    #[default]
+    Own,
+    /// Only what everybody may read, below directories that everybody may enter: for those who read on behalf of
+    /// somebody who may read less.
+    Public,
+}
+
+impl Reach {
+    /// Refuses what is not within reach. A directory is to be listed as well as entered.
+    pub(crate) fn check(self, stat: &Stat) -> Result<(), Errno> {
+        let others = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Mode::ROTH | Mode::XOTH,
+            _ => Mode::ROTH,
+        };
+        self.require(stat, others)
+    }
+
+    fn check_way(self, stat: &Stat) -> Result<(), Errno> {
+        self.require(stat, Mode::XOTH)
+    }
+
+    fn require(self, stat: &Stat, others: Mode) -> Result<(), Errno> {
+        if self == Self::Own || Mode::from_raw_mode(stat.st_mode).contains(others) {
+            Ok(())
+        } else {
+            Err(Errno::ACCESS)
+        }
+    }
 }
 
 /// Something opened beneath a root.
@@ -44,7 +79,35 @@ impl Beneath {
         Ok(Self {
             directory,
             path: path.to_owned(),
+            reach: Reach::Own,
         })
+    }
+
+    /// Opens a root through which only [`Reach::Public`] files are opened. Everybody must be able to enter it.
+    pub fn open_public(path: &Path) -> io::Result<Self> {
+        let root = Self::open(path)?;
+        let real = fs_err::canonicalize(path)?;
+        for directory in real.ancestors() {
+            let stat = rustix::fs::stat(directory).map_err(|error| name(directory, error))?;
+            Reach::Public
+                .check_way(&stat)
+                .map_err(|error| name(directory, error))?;
+        }
+        // What was looked at must be what was opened.
+        let (opened, looked_at) = (
+            rustix::fs::fstat(&root.directory).map_err(|error| name(path, error))?,
+            rustix::fs::stat(&real).map_err(|error| name(path, error))?,
+        );
+        root.same(Path::new(""), &opened, &looked_at)?;
+        Ok(Self {
+            reach: Reach::Public,
+            ..root
+        })
+    }
+
+    /// Returns what may be opened through it.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Returns the root's path as it was given.
@@ -55,8 +118,12 @@ impl Beneath {
     /// Opens the root itself for listing.
     pub fn open_root(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.directory, ".", flags, Mode::empty())
-            .map_err(|error| name(&self.path, error))
+        let root = rustix::fs::openat(&self.directory, ".", flags, Mode::empty());
+        root.and_then(|root| {
+            self.reach.check(&rustix::fs::fstat(&root)?)?;
+            Ok(root)
+        })
+        .map_err(|error| name(&self.path, error))
     }
 
     /// Opens a file, directory or symbolic link as [`Beneath::open_node`] does, or the root for an empty path.
@@ -82,17 +149,17 @@ impl Beneath {
         self.check(relative)?;
         let named = |error: Errno| name(&self.path.join(relative), error);
         // Without touching it, see what it is; only then open it for reading, and see that it is still the same.
-        let found = resolve(
-            self.directory.as_fd(),
-            relative,
-            OFlags::PATH | OFlags::NOFOLLOW,
-        )
-        .map_err(named)?;
+        let found = self
+            .resolve(relative, OFlags::PATH | OFlags::NOFOLLOW)
+            .map_err(named)?;
         let before = rustix::fs::fstat(&found).map_err(named)?;
+        if !matches!(FileType::from_raw_mode(before.st_mode), FileType::Symlink) {
+            self.reach.check(&before).map_err(named)?;
+        }
         match FileType::from_raw_mode(before.st_mode) {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-                let opened = resolve(self.directory.as_fd(), relative, flags).map_err(named)?;
+                let opened = self.resolve(relative, flags).map_err(named)?;
                 self.same(
                     relative,
                     &before,
@@ -102,7 +169,7 @@ impl Beneath {
             }
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::DIRECTORY;
-                let opened = resolve(self.directory.as_fd(), relative, flags).map_err(named)?;
+                let opened = self.resolve(relative, flags).map_err(named)?;
                 self.same(
                     relative,
                     &before,
@@ -119,6 +186,17 @@ impl Beneath {
                 Ok(Node::Symlink(target.into_bytes()))
             }
             _ => Err(self.unfit(relative, "is neither file, directory nor symbolic link")),
+        }
+    }
+
+    fn resolve(&self, relative: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let root = self.directory.as_fd();
+        match self.reach {
+            Reach::Own => resolve(root, relative, flags),
+            // Every directory on the way is looked at, which the kernel would not do for us.
+            Reach::Public => {
+                resolve_by_component(root, relative, flags | OFlags::CLOEXEC, self.reach)
+            }
         }
     }
 
@@ -166,7 +244,7 @@ fn resolve(root: BorrowedFd<'_>, relative: &Path, flags: OFlags) -> Result<Owned
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, relative, flags, Mode::empty(), beneath) {
         // Old kernels, and seccomp filters that do not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => resolve_by_component(root, relative, flags),
+        Err(Errno::NOSYS | Errno::PERM) => resolve_by_component(root, relative, flags, Reach::Own),
         answer => answer,
     }
 }
@@ -176,11 +254,15 @@ fn resolve_by_component(
     root: BorrowedFd<'_>,
     relative: &Path,
     flags: OFlags,
+    reach: Reach,
 ) -> Result<OwnedFd, Errno> {
     let mut directory: Option<OwnedFd> = None;
     let mut parts = relative.components().peekable();
     while let Some(part) = parts.next() {
         let at = directory.as_ref().map_or(root, |fd| fd.as_fd());
+        if reach == Reach::Public {
+            reach.check_way(&rustix::fs::fstat(at)?)?;
+        }
         let part_flags = if parts.peek().is_some() {
             OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
         } else {
@@ -242,6 +324,7 @@ mod tests {
                 beneath.directory.as_fd(),
                 Path::new(path),
                 OFlags::RDONLY | OFlags::NOFOLLOW,
+                Reach::Own,
             )
         };
         assert!(open("sub/file").is_ok());
@@ -265,5 +348,33 @@ mod tests {
             beneath.open_node(Path::new("pipe")).unwrap_err().kind(),
             io::ErrorKind::InvalidInput
         );
+    }
+
+    #[test]
+    fn public_reach_ends_at_what_others_may_not_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = |path: &Path, mode| {
+            fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let (dir, own) = fixture();
+        let root = dir.path().join("root");
+        mode(dir.path(), 0o700);
+        let refused = Beneath::open_public(&root).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        mode(dir.path(), 0o711);
+        let public = Beneath::open_public(&root).unwrap();
+        let file = Path::new("sub/file");
+        assert!(public.open_file(file).is_ok());
+        mode(&root.join(file), 0o640);
+        assert!(own.open_file(file).is_ok());
+        assert_eq!(
+            public.open_file(file).unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        mode(&root.join(file), 0o644);
+        mode(&root.join("sub"), 0o750);
+        assert!(own.open_node(Path::new("sub")).is_ok());
+        assert!(public.open_file(file).is_err());
+        assert!(public.open_node(Path::new("sub")).is_err());
     }
 }

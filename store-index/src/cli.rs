@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use store_index::address::{ContentAddress, Method};
 use store_index::digest::Algorithm;
 use store_index::hash_text;
-use store_index::manual::Shell;
 use store_index::key::{KeyKind, KeySet};
+use store_index::manual::Shell;
 use store_index::store_option::StoreOption;
 use store_index::update::MAX_JOBS;
 

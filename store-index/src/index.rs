@@ -16,7 +16,7 @@ use crate::root::{Root, RootKind};
 use crate::segment::SegmentError;
 use crate::segment::reader::{Object, Segment};
 
-pub use crate::places::{default_dirs, find_default, find_named};
+pub use crate::places::{default_dirs, find_default, find_named, system_dirs};
 
 /// How often the manifest is read again because a writer has merged meanwhile. Merges take longer than opening; that
 /// several fall into one opening says that something else is wrong.

@@ -25,7 +25,14 @@ pub fn completions(mut program: Command, shell: Shell) -> Vec<u8> {
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
-    clap_complete::generate(shell, &mut program, name, &mut script);
+    clap_complete::generate(shell, &mut program, &name, &mut script);
+    if shell == clap_complete::Shell::Bash && name.contains('-') {
+        // clap_complete 4.6 spells a program's hyphen in two ways in one script, so that no subcommand is completed.
+        let (one, other) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
+        script = String::from_utf8_lossy(&script)
+            .replace(&one, &other)
+            .into_bytes();
+    }
     script
 }
 

@@ -39,15 +39,20 @@ pub fn is_in_place(directory: &Path) -> bool {
 
 /// Returns where a root's index is looked for when none is named, first choice first.
 pub fn default_dirs(root: &Root) -> Vec<PathBuf> {
-    let id = root.id().to_string();
+    let cache = cache_dir().map(|dir| dir.join(root.id().to_string()));
+    dirs(root, cache)
+}
+
+/// The same without the user's own.
+pub fn system_dirs(root: &Root) -> Vec<PathBuf> {
+    dirs(root, None)
+}
+
+fn dirs(root: &Root, cache: Option<PathBuf>) -> Vec<PathBuf> {
     let on_the_tree = root.kind() != RootKind::Store && root.path().is_absolute();
     let in_place = on_the_tree.then(|| root.path().join(IN_PLACE_DIR));
-    let cache = cache_dir().map(|dir| dir.join(&id));
-    in_place
-        .into_iter()
-        .chain(cache)
-        .chain([Path::new(SYSTEM_DIR).join(id)])
-        .collect()
+    let system = Path::new(SYSTEM_DIR).join(root.id().to_string());
+    in_place.into_iter().chain(cache).chain([system]).collect()
 }
 
 /// Returns where an update writes a root's index when no place is named: root for everybody, others for themselves.

@@ -23,7 +23,7 @@ impl std::fmt::Debug for Environment<'_> {
 
 impl Environment<'_> {
     /// A variable; empty counts as not set.
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
         match (self.variables)(name).filter(|value| !value.is_empty()) {
             None => Ok(None),
             Some(value) => value
@@ -65,7 +65,7 @@ impl Environment<'_> {
     }
 
     /// A switch, on if it was given; else its variable decides, else what was configured.
-    pub(super) fn switch_or(
+    pub(crate) fn switch_or(
         &self,
         given: bool,
         name: &str,
@@ -84,8 +84,14 @@ impl Environment<'_> {
         }
     }
 
+    /// The real guix, where it was named.
+    pub(crate) fn guix(&self) -> Result<Option<PathBuf>, FetchError> {
+        let named = self.text("FETCH_GUIX")?.map(PathBuf::from);
+        Ok(named.or_else(|| self.configuration.guix.clone()))
+    }
+
     /// A list of paths, else its variable's. A variable that is empty is not set, one of colons alone is empty.
-    pub(super) fn paths(&self, given: Vec<PathBuf>, name: &str) -> Option<Vec<PathBuf>> {
+    pub(crate) fn paths(&self, given: Vec<PathBuf>, name: &str) -> Option<Vec<PathBuf>> {
         if !given.is_empty() {
             return Some(given);
         }

@@ -8,11 +8,16 @@ mod places;
 mod report;
 mod what;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
+use store_index::manual::Shell;
 
 pub use self::environment::Environment;
 use self::explain::ExplainArgs;
 use self::fetch::FetchArgs;
+pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::places::PlaceArgs;
 pub use self::report::Speech;
 use crate::error::FetchError;
 use crate::fetch::Policy;
@@ -51,6 +56,18 @@ pub struct Cli {
 enum Command {
     /// Shows what each local source says to a hash; opens no socket and reads no content
     Explain(ExplainArgs),
+    /// Prints a script that completes the command line
+    Completions {
+        /// Which shell is to read it
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Writes the manual pages into a directory
+    Man {
+        /// Where; it must be there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// What the command line asks for.
@@ -70,6 +87,15 @@ pub enum Invocation {
     },
 }
 
+/// What needs neither an environment nor a configuration, and must not be kept from it by a mistake in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SelfDescription {
+    /// The completions for a shell.
+    Completions(Shell),
+    /// The manual pages, into a directory.
+    Manual(PathBuf),
+}
+
 /// The command line, read.
 #[derive(Debug)]
 pub struct Parsed {
@@ -85,12 +111,31 @@ pub struct Parsed {
     pub warnings: Vec<String>,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    /// Tell of the program itself.
+    Describe(SelfDescription),
+    /// Anything else.
+    Run(Box<Parsed>),
+}
+
 impl Cli {
-    /// Makes sense of the arguments and the environment.
-    pub fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
-        match self.command {
-            None => self.fetch.interpret(environment),
-            Some(Command::Explain(explain)) => explain.interpret(environment),
-        }
+    /// Makes sense of the arguments and, where they count, of the environment and the configuration.
+    pub fn interpret<'a>(
+        self,
+        environment: impl FnOnce() -> Result<Environment<'a>, FetchError>,
+    ) -> Result<Task, FetchError> {
+        let parsed = match self.command {
+            None => self.fetch.interpret(&environment()?),
+            Some(Command::Explain(explain)) => explain.interpret(&environment()?),
+            Some(Command::Completions { shell }) => {
+                return Ok(Task::Describe(SelfDescription::Completions(shell)));
+            }
+            Some(Command::Man { directory }) => {
+                return Ok(Task::Describe(SelfDescription::Manual(directory)));
+            }
+        };
+        parsed.map(|parsed| Task::Run(Box::new(parsed)))
     }
 }

@@ -9,9 +9,9 @@ use crate::fetch::Policy;
 use crate::net::Limits;
 use crate::stale_hash::StaleHash;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
-pub(super) struct NetworkArgs {
+pub(crate) struct NetworkArgs {
     /// Open no socket
     #[arg(long)]
     offline: bool,
@@ -60,10 +60,11 @@ impl NetworkArgs {
             force,
             stale_hash: stale_hash.unwrap_or_default(),
             limits: self.limits(environment)?,
+            leave_wrong: false,
         })
     }
 
-    fn limits(self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
+    pub(crate) fn limits(self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
         let configured = environment.configuration.limits;
         let seconds = |option: Option<String>, variable: &str, name: &str, configured| {
             environment.value(option, variable, configured, |text| {

@@ -9,9 +9,9 @@ use super::Environment;
 use crate::error::FetchError;
 use crate::places::{MayBeAbsent, Named};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Where to look")]
-pub(super) struct PlaceArgs {
+pub(crate) struct PlaceArgs {
     /// A store; paths are computed with DIR, files read below REAL [default: $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
     #[arg(long, value_name = "DIR[=REAL]")]
     store: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct PlaceArgs {
 }
 
 impl PlaceArgs {
-    pub(super) fn interpret(
+    pub(crate) fn interpret(
         self,
         environment: &Environment<'_>,
     ) -> Result<(Named, Option<String>), FetchError> {
@@ -72,6 +72,7 @@ impl PlaceArgs {
             no_store: switch(self.no_store, "FETCH_NO_STORE", configured.no_store)?,
             no_media: switch(self.no_media, "FETCH_NO_MEDIA", configured.no_media)?,
             no_local: switch(self.no_local, "FETCH_NO_LOCAL", configured.no_local)?,
+            builtin: false,
         };
         Ok((named, env_store))
     }

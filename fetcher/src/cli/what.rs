@@ -140,6 +140,7 @@ impl WhatArgs {
             item_names,
             asked_names,
             urls,
+            hashed_urls: Vec::new(),
             git,
             executable,
             target: Target::Stdout,

@@ -43,6 +43,8 @@ pub enum SourceKind {
     Directories,
     /// A file in a folder or on a medium.
     Media,
+    /// A URL that names the content by its hash.
+    HashedMirror,
     /// A URL that the user gave.
     Url,
     /// The repository that the user gave.
@@ -58,6 +60,7 @@ impl SourceKind {
             Self::Links => "links",
             Self::Directories => "directories",
             Self::Media => "media",
+            Self::HashedMirror => "hashed-mirror",
             Self::Url => "url",
             Self::Git => "git",
         }
@@ -276,6 +279,9 @@ pub fn in_order<'a>(
     }
     for url in &request.urls {
         last.push(Box::new(url::Url::new(url)));
+    }
+    for url in &request.hashed_urls {
+        last.push(Box::new(url::Url::hashed(url)));
     }
     if let Some(git) = &request.git {
         last.push(Box::new(git::Git::new(git)));

@@ -1,4 +1,4 @@
-//! The URLs that were given, in their order.
+//! The URLs that were given, in their order, and those that name the content by its hash.
 
 use store_index::address::{ContentAddress, GitObject};
 use store_index::watch::Watch;
@@ -10,17 +10,28 @@ use crate::source_url::{Scheme, SourceUrl};
 #[derive(Debug)]
 pub(super) struct Url {
     url: SourceUrl,
+    kind: SourceKind,
 }
 
 impl Url {
     pub(super) fn new(url: &SourceUrl) -> Self {
-        Self { url: url.clone() }
+        Self {
+            url: url.clone(),
+            kind: SourceKind::Url,
+        }
+    }
+
+    pub(super) fn hashed(url: &SourceUrl) -> Self {
+        Self {
+            url: url.clone(),
+            kind: SourceKind::HashedMirror,
+        }
     }
 }
 
 impl Source for Url {
     fn kind(&self) -> SourceKind {
-        SourceKind::Url
+        self.kind
     }
 
     fn location(&self) -> String {
@@ -41,7 +52,7 @@ impl Source for Url {
             return Lookup::Skipped("a URL delivers one file, and a directory is wanted".into());
         }
         Lookup::Found(vec![Candidate {
-            kind: SourceKind::Url,
+            kind: self.kind,
             location: self.url.to_string(),
             place: CandidatePlace::Url(self.url.clone()),
             names: KnownNames::NotGuarded,

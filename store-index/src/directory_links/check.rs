@@ -11,7 +11,7 @@ use rustix::fs::Dir;
 
 use super::write::{CHECKSUM_NAME, TEMPORARY_NAME, checksum, open_directory, recorded_checksum};
 use super::{Base, DIRECTORY, Links, TreeKind, relative_path};
-use crate::beneath::{Beneath, Node};
+use crate::beneath::{Beneath, Node, Reach};
 use crate::check::Report;
 use crate::digest::{Algorithm, Digest};
 use crate::git_tree::GitHasher;
@@ -162,7 +162,7 @@ fn compare_nar_hashes(
     let hash = |link: &&Link| {
         let node = open(root, &link.path)?;
         let mut hasher = NarHasher::hashing(Algorithm::Sha256);
-        tree::walk_without(expected.skip, node, &mut hasher, watch)?;
+        tree::walk_without(expected.skip, Reach::Own, node, &mut hasher, watch)?;
         Ok(hasher.finish().0)
     };
     let digests: Vec<Result<Digest, TreeError>> = links.par_iter().map(hash).collect();
@@ -206,7 +206,7 @@ fn all_ids(
 ) -> Result<AllIds, TreeError> {
     let node = open(root, &link.path)?;
     let mut visitor = AllIds::new(&link.path);
-    tree::walk_without(expected.skip, node, &mut visitor, watch)?;
+    tree::walk_without(expected.skip, Reach::Own, node, &mut visitor, watch)?;
     Ok(visitor)
 }
 

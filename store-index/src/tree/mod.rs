@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::beneath::Node;
+use crate::beneath::{Node, Reach};
 use crate::path_text::printable;
 use crate::places::IN_PLACE_DIR;
 use crate::watch::Watch;
@@ -141,13 +141,14 @@ impl From<rustix::io::Errno> for Obstacle {
 
 /// Walks a node and everything below it. Reports the bytes of files as progress.
 pub fn walk(node: Node, visitor: &mut dyn Visitor, watch: Watch<'_>) -> Result<(), TreeError> {
-    walk_without(Skip::Nothing, node, visitor, watch).map(drop)
+    walk_without(Skip::Nothing, Reach::Own, node, visitor, watch).map(drop)
 }
 
-/// The same, passing over some entries. Returns how many entries are metadata in the sense of [`Skip::Metadata`],
+/// The same, passing over some entries, and refusing to read what is out of reach. Returns how many entries are metadata in the sense of [`Skip::Metadata`],
 /// passed over or not; what is in those that were is not counted.
 pub fn walk_without(
     skip: Skip,
+    reach: Reach,
     node: Node,
     visitor: &mut dyn Visitor,
     watch: Watch<'_>,
@@ -161,7 +162,7 @@ pub fn walk_without(
         Node::File(file) => walk.open_file(file).map(|()| 0),
         Node::Symlink(target) => walk.visit(|visitor| visitor.symlink(&target)).map(|()| 0),
         Node::Directory(directory) => {
-            read_ahead::run(directory, skip, watch, |ahead| walk.follow(ahead))
+            read_ahead::run(directory, (skip, reach), watch, |ahead| walk.follow(ahead))
         }
     }
 }
@@ -249,7 +250,7 @@ impl Walk<'_> {
     /// Visits an open file by itself.
     fn open_file(&mut self, file: File) -> Result<(), TreeError> {
         let mut reader =
-            FileReader::new(file.into()).map_err(|obstacle| obstacle.at(&self.path))?;
+            FileReader::new(file.into(), Reach::Own).map_err(|obstacle| obstacle.at(&self.path))?;
         let mut buffer = Vec::new();
         loop {
             let part = reader.next_part(buffer);

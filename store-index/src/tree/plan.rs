@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 use super::read_ahead::{FilePart, Job};
 use super::{MAX_DEPTH, MAX_ENTRIES, Obstacle, Skip};
+use crate::beneath::Reach;
 use crate::watch::Watch;
 
 /// What comes next in a walk.
@@ -31,6 +32,7 @@ pub(super) enum Step {
 /// Lists a tree.
 pub(super) struct Planner<'a> {
     pub(super) skip: Skip,
+    pub(super) reach: Reach,
     pub(super) watch: Watch<'a>,
     pub(super) steps: Sender<Step>,
     pub(super) jobs: Sender<Job>,
@@ -87,6 +89,9 @@ impl Planner<'_> {
 
     fn list(&mut self, directory: &OwnedFd) -> Result<Vec<(CString, FileType)>, Obstacle> {
         let mut names = Vec::new();
+        if self.reach == Reach::Public {
+            self.reach.check(&rustix::fs::fstat(directory)?)?;
+        }
         for entry in Dir::read_from(directory)? {
             let entry = entry?;
             let name = entry.file_name();

@@ -17,6 +17,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::plan::{Planner, Step, open};
 use super::{Obstacle, Skip, TreeError};
+use crate::beneath::Reach;
 use crate::watch::Watch;
 
 /// How much is read at a time, in bytes: nearly all files of source trees are smaller.
@@ -114,7 +115,7 @@ impl Ahead {
 /// Runs `visit` while other threads list and read the tree.
 pub(super) fn run(
     root: OwnedFd,
-    skip: Skip,
+    (skip, reach): (Skip, Reach),
     watch: Watch<'_>,
     visit: impl FnOnce(&mut Ahead) -> Result<u64, TreeError>,
 ) -> Result<u64, TreeError> {
@@ -125,6 +126,7 @@ pub(super) fn run(
     let (buffers, buffers_out) = crossbeam_channel::unbounded();
     let planner = Planner {
         skip,
+        reach,
         watch,
         steps,
         jobs,
@@ -137,6 +139,7 @@ pub(super) fn run(
         buffers: buffers_out,
         cold_reads: AtomicU32::new(0),
         running: AtomicU32::new(1),
+        reach,
     };
     std::thread::scope(|scope| {
         scope.spawn(move || planner.run(root));
@@ -159,6 +162,7 @@ struct Readers {
     /// Reads that waited for the disk, since the last time that many in a row did not.
     cold_reads: AtomicU32,
     running: AtomicU32,
+    reach: Reach,
 }
 
 /// Whether a reader stays when the disk is no longer waited for.
@@ -206,7 +210,7 @@ impl Readers {
     /// Reads a file. Returns whether the disk was waited for.
     fn read(&self, job: &Job) -> Result<bool, Obstacle> {
         let file = open(&job.directory, &job.name, OFlags::empty())?;
-        let mut reader = FileReader::new(file)?;
+        let mut reader = FileReader::new(file, self.reach)?;
         let mut waited = false;
         loop {
             let part = reader.next_part(self.buffers.try_recv().unwrap_or_default())?;
@@ -232,11 +236,12 @@ pub(super) struct FileReader {
 }
 
 impl FileReader {
-    pub(super) fn new(file: OwnedFd) -> Result<Self, Obstacle> {
+    pub(super) fn new(file: OwnedFd, reach: Reach) -> Result<Self, Obstacle> {
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Obstacle::Special);
         }
+        reach.check(&stat)?;
         Ok(Self {
             file,
             executable: stat.st_mode & 0o100 != 0,

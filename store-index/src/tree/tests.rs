@@ -62,13 +62,17 @@ impl Visitor for Diary {
 }
 
 fn walk_in(root: &Path, skip: Skip, diary: &mut Diary) -> Result<u64, TreeError> {
+    walk_within(Reach::Own, root, skip, diary)
+}
+
+fn walk_within(reach: Reach, root: &Path, skip: Skip, diary: &mut Diary) -> Result<u64, TreeError> {
     let interrupt = AtomicBool::new(false);
     let watch = Watch {
         interrupt: &interrupt,
         progress: &NoProgress,
     };
     let node = Node::Directory(Beneath::open(root).unwrap().open_root().unwrap());
-    walk_without(skip, node, diary, watch)
+    walk_without(skip, reach, node, diary, watch)
 }
 
 #[test]
@@ -204,4 +208,31 @@ fn an_interrupted_walk_ends_at_once() {
     let error = walk(node, &mut diary, watch).unwrap_err();
     assert!(matches!(error, TreeError::Interrupted));
     assert!(diary.lines.len() < 6, "{:?}", diary.lines);
+}
+
+#[test]
+fn one_private_file_or_directory_puts_a_tree_out_of_reach() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, folder) = (dir.path().join("folder/file"), dir.path().join("folder"));
+    fs_err::create_dir(&folder).unwrap();
+    fs_err::write(&file, "x").unwrap();
+    let walk = || {
+        walk_within(
+            Reach::Public,
+            dir.path(),
+            Skip::Nothing,
+            &mut Diary::default(),
+        )
+    };
+    let mode = |path: &Path, mode| {
+        fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    assert!(walk().is_ok());
+    mode(&file, 0o640);
+    assert!(matches!(walk(), Err(TreeError::Read { .. })));
+    mode(&file, 0o644);
+    mode(&folder, 0o711);
+    assert!(matches!(walk(), Err(TreeError::Read { .. })));
 }

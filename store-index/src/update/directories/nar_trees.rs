@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::fingerprint::Fingerprint;
-use crate::beneath::Beneath;
+use crate::beneath::{Beneath, Reach};
 use crate::digest::Algorithm;
 use crate::directory_links::{self, Links};
 use crate::hash_file::let_settle;
@@ -118,7 +118,7 @@ fn hash_one(target: &Target, beneath: &Beneath, watch: Watch<'_>) -> Result<NarD
             source,
         })?;
     let mut hasher = NarHasher::hashing(Algorithm::Sha256);
-    tree::walk_without(Skip::Metadata, node, &mut hasher, watch)?;
+    tree::walk_without(Skip::Metadata, Reach::Own, node, &mut hasher, watch)?;
     let mut digest = NarDigest::default();
     digest.copy_from_slice(hasher.finish().0.as_bytes());
     Ok(digest)

@@ -1,0 +1,181 @@
+//! What is common to the modes in which a daemon runs us, on behalf of somebody who may read less than we may.
+//!
+//! Such a mode makes a [`Request`](crate::request::Request) whose target is
+//! [`Target::Given`](crate::request::Target::Given), opens the places of [`Settings`], and calls
+//! [`fetch::run`](crate::fetch::run) with [`Settings::policy`]: content lands in the output itself, local files count
+//! only if everybody may read them, and where nothing is right the first wrong body of the request's own URLs is left
+//! for the daemon, whose message tells the packager the hash ([`Report::left`](crate::report::Report::left)).
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use store_index::store_option::StoreOption;
+
+use crate::cli::{Environment, NetworkArgs, PlaceArgs};
+use crate::error::FetchError;
+use crate::fetch::Policy;
+use crate::net::Limits;
+use crate::places::{Named, Places};
+use crate::report::{Attempt, AttemptResult, Listener};
+use crate::source::SourceKind;
+use crate::stale_hash::StaleHash;
+
+/// What the administrator configured, by the environment of the daemon and by the system's file.
+#[derive(Debug)]
+pub struct Settings {
+    /// The store of the build: what its store paths begin with.
+    pub store: String,
+    /// The places that may be asked, the store of the build among them.
+    pub named: Named,
+    /// Open no socket.
+    pub offline: bool,
+    /// Bounds of downloads.
+    pub limits: Limits,
+    /// The real guix.
+    pub guix: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Reads them. `default_store` is that of a daemon that names none.
+    pub fn read(environment: &Environment<'_>, default_store: &str) -> Result<Self, FetchError> {
+        let (mut named, store) = PlaceArgs::default().interpret(environment)?;
+        let store = store.unwrap_or_else(|| default_store.to_owned());
+        let own = StoreOption::parse(&store, None).map_err(|error| {
+            FetchError::usage(format!("the store '{}': {error}", store.escape_debug()))
+        })?;
+        let store = own.logical.clone();
+        // Beside it the same store may be mounted as a whole somewhere else.
+        if !named.stores.contains(&own) {
+            named.stores.insert(0, own);
+        }
+        named.builtin = true;
+        named.no_store = true;
+        named.no_media = true;
+        Ok(Self {
+            store,
+            named,
+            offline: environment.switch_or(
+                false,
+                "FETCH_OFFLINE",
+                environment.configuration.offline,
+            )?,
+            limits: NetworkArgs::default().limits(environment)?,
+            guix: environment.guix()?,
+        })
+    }
+
+    /// Opens the places. A check looks at none of them: it is there to ask upstream again.
+    pub fn places(&self, is_check: bool) -> Result<Places, FetchError> {
+        let named = Named {
+            no_local: is_check,
+            ..self.named.clone()
+        };
+        Places::open(&named, None)
+    }
+
+    /// How a fetch for a daemon is to be done. A match under the name of another version is never used: nobody would
+    /// read the warning.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            offline: self.offline,
+            stale_hash: StaleHash::Refuse,
+            limits: self.limits,
+            leave_wrong: true,
+            ..Policy::default()
+        }
+    }
+}
+
+/// Says in a build's log what happened, and no more than whoever asked may know: a hash is no proof of possession, so
+/// that of a local place only a hit is told, its path only inside the store, and wrong bytes not at all.
+pub struct Log<'a> {
+    /// The stores that count as public, as their real paths begin.
+    stores: Vec<PathBuf>,
+    /// The command that repairs the store.
+    repair: &'static str,
+    say: &'a dyn Fn(&str),
+    /// Whether a local place was hit or missed has been told.
+    told: Cell<bool>,
+}
+
+impl std::fmt::Debug for Log<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("stores", &self.stores)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Log<'a> {
+    /// Makes one that writes lines with `say`.
+    pub fn new(settings: &Settings, repair: &'static str, say: &'a dyn Fn(&str)) -> Self {
+        let stores = settings.named.stores.iter();
+        Self {
+            stores: stores.map(|store| store.real.clone()).collect(),
+            repair,
+            say,
+            told: Cell::new(false),
+        }
+    }
+
+    fn in_store(&self, location: &str) -> bool {
+        let location = Path::new(location);
+        self.stores.iter().any(|store| location.starts_with(store))
+    }
+
+    fn told_hit(&self, attempt: &Attempt) {
+        let line = if self.in_store(&attempt.location) {
+            format!("{} ({} bytes)", attempt.location, attempt.bytes)
+        } else {
+            format!("a local copy ({})", attempt.kind.name())
+        };
+        (self.say)(&format!("not downloaded, copied from {line}"));
+    }
+}
+
+impl Listener for Log<'_> {
+    fn warning(&self, _message: &str) {
+        // Warnings name local places; what matters to a build comes as an attempt.
+    }
+
+    fn loud_warning(&self, message: &str) {
+        (self.say)(message);
+    }
+
+    fn attempt(&self, attempt: &Attempt) {
+        let is_url = matches!(
+            attempt.kind,
+            SourceKind::Url | SourceKind::HashedMirror | SourceKind::Git
+        );
+        let reason = attempt.reason.as_deref().unwrap_or_default();
+        match attempt.result {
+            AttemptResult::Ok if !is_url => self.told_hit(attempt),
+            AttemptResult::Ok => {}
+            AttemptResult::Skipped if is_url => {
+                (self.say)(&format!("{} is skipped: {reason}", attempt.location));
+            }
+            _ if is_url => {
+                if !self.told.replace(true) {
+                    (self.say)("no local copy");
+                }
+                (self.say)(&format!(
+                    "{}: {}: {reason}",
+                    attempt.location,
+                    attempt.result.name()
+                ));
+            }
+            AttemptResult::Suspicious => {
+                (self.say)("a local copy is passed over: it has the name of another version");
+            }
+            AttemptResult::Mismatch
+                if attempt.kind == SourceKind::Links && self.in_store(&attempt.location) =>
+            {
+                (self.say)(&format!(
+                    "warning: {} is corrupt: its content is not what its name or index says; repair the store with `{}`",
+                    attempt.location, self.repair
+                ));
+            }
+            _ => {}
+        }
+    }
+}

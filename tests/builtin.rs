@@ -1,0 +1,161 @@
+//! The delivery that both daemons get: into the output they gave, from files that everybody may read.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use fetcher::builtin::Settings;
+use fetcher::cli::Environment;
+use fetcher::configuration::Configuration;
+use fetcher::error::ErrorKind;
+use fetcher::fetch;
+use fetcher::report::{Attempt, Listener, Report};
+use fetcher::request::{Request, Target};
+use fetcher::source_url::SourceUrl;
+use store_index::address::Method;
+use store_index::hash_text;
+use store_index::watch::{NoProgress, Watch};
+
+use crate::support::server::{Answer, Server};
+use crate::support::{TestEnv, mode, names_in, nar_sri, sri};
+
+struct Silence;
+
+impl Listener for Silence {
+    fn warning(&self, _message: &str) {}
+    fn loud_warning(&self, _message: &str) {}
+    fn attempt(&self, _attempt: &Attempt) {}
+}
+
+fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Request {
+    let hash = hash_text::parse(hash, None).unwrap();
+    Request {
+        form: hash.form,
+        address: hash.into_address(Some(method)).unwrap(),
+        name: Some("hello".to_owned()),
+        item_names: Vec::new(),
+        asked_names: vec!["hello".to_owned()],
+        urls: urls
+            .iter()
+            .map(|url| SourceUrl::parse(url).unwrap())
+            .collect(),
+        hashed_urls: Vec::new(),
+        git: None,
+        executable: false,
+        target: Target::Given(env.out("given")),
+    }
+}
+
+/// A store of nothing, and one folder.
+fn deliver(env: &TestEnv, request: &Request) -> Report {
+    fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let variable = |name: &str| match name {
+        "NIX_STORE" => Some(env.path("store").into()),
+        "FETCH_MEDIA" => Some(env.path("folder").into()),
+        _ => None,
+    };
+    let settings = Settings::read(
+        &Environment {
+            variables: &variable,
+            configuration: Configuration::default(),
+        },
+        "/nowhere",
+    )
+    .unwrap();
+    let interrupt = AtomicBool::new(false);
+    let watch = Watch {
+        interrupt: &interrupt,
+        progress: &NoProgress,
+    };
+    let places = settings.places(false).unwrap();
+    fetch::run(request, &places, &settings.policy(), &Silence, watch)
+}
+
+fn private(path: &Path) {
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o640)).unwrap();
+}
+
+#[test]
+fn what_everybody_may_read_is_delivered_and_nothing_else() {
+    let env = TestEnv::new();
+    let file = env.write("folder/hello", "hello\n");
+    let wanted = request(&env, Method::Flat, &sri(b"hello\n"), &[]);
+    assert!(deliver(&env, &wanted).result.is_ok());
+    assert_eq!(env.output("given"), b"hello\n");
+    assert_eq!(mode(&env.out("given")) & 0o777, 0o644);
+
+    fs_err::remove_file(env.out("given")).unwrap();
+    private(&file);
+    let error = deliver(&env, &wanted).result.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert!(env.outputs().is_empty(), "nothing is left behind");
+}
+
+#[test]
+fn what_stands_at_the_output_is_not_touched() {
+    let env = TestEnv::new();
+    env.write("folder/hello", "hello\n");
+    let elsewhere = env.write("elsewhere", "precious");
+    fs_err::create_dir_all(env.out("x").parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, env.out("given")).unwrap();
+    let wanted = request(&env, Method::Flat, &sri(b"hello\n"), &[]);
+    let error = deliver(&env, &wanted).result.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Local);
+    assert_eq!(fs_err::read(&elsewhere).unwrap(), b"precious");
+}
+
+#[test]
+fn the_first_complete_wrong_body_is_left_to_the_daemon() {
+    let env = TestEnv::new();
+    fs_err::create_dir(env.path("folder")).unwrap();
+    let server = Server::with("/short", Answer::claiming(100, "too little"));
+    server.route("/first/hello", Answer::body("first"));
+    server.route("/second/hello", Answer::body("the second"));
+    server.route("/gone", Answer::status(404, "no"));
+    let urls = ["/short", "/first/hello", "/second/hello", "/gone"].map(|path| server.url(path));
+    for (method, hash) in [
+        (Method::Flat, sri(b"right")),
+        (Method::Nar, nar_sri(b"right", true)),
+    ] {
+        let wanted = request(&env, method, &hash, &urls);
+        let report = deliver(&env, &wanted);
+        assert_eq!(report.result.unwrap_err().kind, ErrorKind::Mismatch);
+        assert_eq!(report.left, Some(server.url("/first/hello")));
+        assert_eq!(env.output("given"), b"first");
+        fs_err::remove_file(env.out("given")).unwrap();
+    }
+    // One that is right makes the others forgotten.
+    server.route("/third/hello", Answer::body("right"));
+    let urls = [urls[1].clone(), server.url("/third/hello")];
+    let wanted = request(&env, Method::Flat, &sri(b"right"), &urls);
+    let report = deliver(&env, &wanted);
+    assert!(report.result.is_ok() && report.left.is_none());
+    assert_eq!(env.output("given"), b"right");
+    assert_eq!(names_in(env.out("given").parent().unwrap()), ["given"]);
+}
+
+#[test]
+fn a_wrong_file_makes_room_for_the_right_tree() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello", Answer::body("no tree"));
+    env.write("folder/tree/sub/hello", "hello\n");
+    env.store_index(["update", "--algorithms", "sha256,git"])
+        .arg(env.path("folder"))
+        .args(["--in-place"])
+        .go()
+        .exits(0);
+    // What `git write-tree` says of it.
+    let id = "swh:1:dir:9684e0eeb87cc9c0a03a288ef4cfefb743ab0bf4";
+    let wanted = request(&env, Method::Git, id, &[server.url("/hello")]);
+    deliver(&env, &wanted).result.unwrap();
+    assert_eq!(
+        fs_err::read(env.out("given/sub/hello")).unwrap(),
+        b"hello\n"
+    );
+    assert_eq!(server.connections(), 0);
+
+    fs_err::remove_dir_all(env.out("given")).unwrap();
+    private(&env.path("folder/tree/sub/hello"));
+    assert!(deliver(&env, &wanted).result.is_err());
+    assert!(env.outputs().is_empty(), "nothing is left behind");
+}
