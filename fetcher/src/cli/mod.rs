@@ -53,6 +53,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Command {
     /// Shows what each local source says to a hash; opens no socket and reads no content
     Explain(ExplainArgs),
