@@ -10,6 +10,7 @@ pub mod builtin;
 pub mod cli;
 pub mod configuration;
 pub mod copy;
+pub mod derivation;
 mod diagnosis;
 pub mod discs;
 mod download;
