@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod add_fixed;
 mod bad_input;
 mod builtin;
 mod cli_snapshots;
@@ -13,5 +14,6 @@ mod manual;
 mod media;
 mod network;
 mod nix_store;
+mod prefetch;
 mod repositories;
 mod support;

@@ -48,20 +48,47 @@ impl Downloader {
         staged: &File,
         watch: Watch<'_>,
     ) -> Result<Verdict, DownloadError> {
+        let check = FileCheck::new(&request.address, request.executable, false, None);
+        let mut landing = Landing {
+            staged,
+            check: Some((check, request)),
+            bytes: 0,
+            progress: watch.progress,
+        };
+        self.get(url, &mut landing, watch)?;
+        let (check, _) = landing.check.take().expect("the check is taken only here");
+        check.finish(staged).map_err(DownloadError::Write)
+    }
+
+    /// Downloads into the empty file `staged` what is hashed later. Returns its length in bytes.
+    pub(crate) fn land_archive(
+        &mut self,
+        url: &SourceUrl,
+        staged: &File,
+        watch: Watch<'_>,
+    ) -> Result<u64, DownloadError> {
+        let mut landing = Landing {
+            staged,
+            check: None,
+            bytes: 0,
+            progress: watch.progress,
+        };
+        self.get(url, &mut landing, watch)?;
+        Ok(landing.bytes)
+    }
+
+    fn get(
+        &mut self,
+        url: &SourceUrl,
+        landing: &mut Landing<'_>,
+        watch: Watch<'_>,
+    ) -> Result<(), DownloadError> {
         let client = match &mut self.client {
             Some(client) => client,
             none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
         };
-        let check = FileCheck::new(&request.address, request.executable, false, None);
-        let mut landing = Landing {
-            staged,
-            check: Some(check),
-            request,
-            progress: watch.progress,
-        };
-        client.get(url, &mut landing, watch.interrupt)?;
-        let check = landing.check.take().expect("the check is taken only here");
-        check.finish(staged).map_err(DownloadError::Write)
+        client.get(url, landing, watch.interrupt)?;
+        Ok(())
     }
 }
 
@@ -79,8 +106,9 @@ impl From<NetError> for DownloadError {
 
 struct Landing<'a> {
     staged: &'a File,
-    check: Option<FileCheck>,
-    request: &'a Request,
+    /// `None` for what is hashed later.
+    check: Option<(FileCheck, &'a Request)>,
+    bytes: u64,
     progress: &'a dyn Progress,
 }
 
@@ -89,21 +117,20 @@ impl BodySink for Landing<'_> {
         if let Some(length) = length_bytes {
             self.progress.set_total(length);
         }
-        self.check = Some(FileCheck::new(
-            &self.request.address,
-            self.request.executable,
-            false,
-            length_bytes,
-        ));
+        if let Some((check, request)) = &mut self.check {
+            *check = FileCheck::new(&request.address, request.executable, false, length_bytes);
+        }
+        self.bytes = 0;
         Ok(())
     }
 
     fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         let mut staged = self.staged;
         staged.write_all(chunk)?;
-        if let Some(check) = &mut self.check {
+        if let Some((check, _)) = &mut self.check {
             check.update(chunk);
         }
+        self.bytes += chunk.len() as u64;
         self.progress.advance(chunk.len() as u64);
         Ok(())
     }

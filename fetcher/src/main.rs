@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory as _, Parser as _};
+use fetcher::add_fixed;
 use fetcher::cli::{Cli, Environment, Invocation, Parsed, SelfDescription, Speech, Task};
 use fetcher::configuration::Configuration;
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
-use fetcher::fetch;
+use fetcher::fetch::{self, Policy};
 use fetcher::places::Places;
+use fetcher::prefetch;
+use fetcher::present_store::PresentStore;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
 use store_index::manual;
+use store_index::store_path::ItemName;
 use store_index::terminal::Terminal;
 use store_index::watch::Watch;
 
@@ -48,15 +52,14 @@ fn describe(what: &SelfDescription) -> Result<u8, FetchError> {
     match what {
         SelfDescription::Completions(shell) => {
             let script = manual::completions(Cli::command(), *shell);
-            std::io::stdout()
-                .lock()
-                .write_all(&script)
-                .or_else(|error| match error.kind() {
-                    std::io::ErrorKind::BrokenPipe => Ok(()),
-                    _ => Err(FetchError::local(format!(
+            match std::io::stdout().lock().write_all(&script) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    return Err(FetchError::local(format!(
                         "cannot write to standard output: {error}"
-                    ))),
-                })?;
+                    )));
+                }
+                _ => {}
+            }
         }
         SelfDescription::Manual(directory) => {
             manual::write_pages(Cli::command(), directory).map_err(|error| {
@@ -87,42 +90,63 @@ fn run(parsed: &Parsed) -> u8 {
         interrupt: &interrupt,
         progress: &terminal,
     };
-    let places = Places::open(&parsed.places, parsed.env_store.as_deref());
-    match (&parsed.invocation, places) {
-        (Invocation::Fetch { request, policy }, places) => {
-            let report = match places {
-                Ok(places) => {
-                    for warning in &places.warnings {
-                        voice.warning(warning);
-                    }
-                    fetch::run(request, &places, policy, &voice, watch)
-                }
-                Err(error) => report::Report {
-                    attempts: Vec::new(),
-                    result: Err(error),
-                    left: None,
-                    took: std::time::Duration::ZERO,
-                },
+    match &parsed.invocation {
+        Invocation::Fetch {
+            request,
+            policy,
+            add,
+        } => {
+            let store = add.as_ref().map(|name| (parsed, name));
+            let report = match open(parsed, &voice) {
+                Ok(places) => fetch_and_add(request, store, &places, policy, &voice, watch),
+                Err(error) => report::Report::failed(error),
             };
             if let Err(error) = &report.result {
                 print_error(&terminal, error);
             }
-            match print_result(request, &report, parsed.speech.json) {
-                Ok(()) => report.exit_code(),
-                // Whoever closed the pipe has seen enough.
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => report.exit_code(),
-                Err(error) => {
-                    let error =
-                        FetchError::local(format!("cannot write to standard output: {error}"));
-                    print_error(&terminal, &error);
-                    error.kind.exit_code()
-                }
-            }
+            let printed = print_result(request, &report, parsed.speech.json);
+            finish(&terminal, printed, report.exit_code())
         }
-        (Invocation::Explain { request }, Ok(places)) => {
-            for warning in &places.warnings {
-                voice.warning(warning);
+        Invocation::Prefetch { wish, policy } => {
+            let opened = open(parsed, &voice).and_then(|places| Ok((places, store(parsed)?)));
+            let report = match opened {
+                Ok((places, store)) => prefetch::run(wish, &store, &places, policy, &voice, watch),
+                Err(error) => prefetch::Report::failed(wish, error),
+            };
+            if let Err(error) = &report.result {
+                print_error(&terminal, error);
             }
+            let text = if parsed.speech.json {
+                report.to_json() + "\n"
+            } else {
+                report.to_text()
+            };
+            finish(&terminal, print(&text), report.exit_code())
+        }
+        Invocation::AddFixed { wish } => {
+            let opened = open(parsed, &voice).and_then(|places| Ok((places, store(parsed)?)));
+            let report = match opened {
+                Ok((places, store)) => add_fixed::run(wish, &store, &places, &voice, watch),
+                Err(error) => add_fixed::Report::failed(error),
+            };
+            if let Some(error) = &report.error {
+                print_error(&terminal, error);
+            }
+            let text = if parsed.speech.json {
+                report.to_json() + "\n"
+            } else {
+                report.to_text()
+            };
+            finish(&terminal, print(&text), report.exit_code())
+        }
+        Invocation::Explain { request } => {
+            let places = match open(parsed, &voice) {
+                Ok(places) => places,
+                Err(error) => {
+                    print_error(&terminal, &error);
+                    return error.kind.exit_code();
+                }
+            };
             let explanation = explain::explain(request, &places, watch);
             let text = if parsed.speech.json {
                 explanation.to_json() + "\n"
@@ -134,11 +158,72 @@ fn run(parsed: &Parsed) -> u8 {
             } else {
                 exit_code::NOT_FOUND
             };
-            // Whoever closed the pipe has seen enough.
-            print(&text).map_or(found, |()| found)
+            finish(&terminal, print(&text), found)
         }
-        (Invocation::Explain { .. }, Err(error)) => {
-            print_error(&terminal, &error);
+    }
+}
+
+/// Opens the places that may be asked, and says what was left out.
+fn open(parsed: &Parsed, voice: &Voice<'_>) -> Result<Places, FetchError> {
+    let places = Places::open(&parsed.places, parsed.env_store.as_deref())?;
+    for warning in &places.warnings {
+        voice.warning(warning);
+    }
+    Ok(places)
+}
+
+/// Finds the store that is added to.
+fn store(parsed: &Parsed) -> Result<PresentStore, FetchError> {
+    PresentStore::find(
+        &parsed.places,
+        parsed.env_store.as_deref(),
+        parsed.guix.as_deref(),
+    )
+}
+
+/// Fetches and, if that is wanted, adds the output to the store under a name.
+fn fetch_and_add(
+    request: &Request,
+    add: Option<(&Parsed, &ItemName)>,
+    places: &Places,
+    policy: &Policy,
+    voice: &Voice<'_>,
+    watch: Watch<'_>,
+) -> report::Report {
+    // That there is no store is better known before a download.
+    let add = add.map(|(parsed, name)| {
+        let store = store(parsed)?;
+        store.accepts(&request.address)?;
+        Ok((store, name))
+    });
+    let add = match add.transpose() {
+        Ok(add) => add,
+        Err(error) => return report::Report::failed(error),
+    };
+    let mut report = fetch::run(request, places, policy, voice, watch);
+    if let (Ok(_), Some((store, name))) = (&report.result, add) {
+        match prefetch::add_output(request, name, &store, watch) {
+            Ok((path, false)) => voice.note(&format!("added to the store: {path}")),
+            Ok((path, true)) => voice.note(&format!("the store has it: {path}")),
+            Err(mut error) => {
+                error
+                    .message
+                    .push_str("\n  the output is there and verified, and was not added");
+                report.result = Err(error);
+            }
+        }
+    }
+    report
+}
+
+/// Ends with a code, unless what was to be printed found no place. Whoever closed the pipe has seen enough.
+fn finish(terminal: &Terminal, printed: std::io::Result<()>, code: u8) -> u8 {
+    match printed {
+        Ok(()) => code,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => code,
+        Err(error) => {
+            let error = FetchError::local(format!("cannot write to standard output: {error}"));
+            print_error(terminal, &error);
             error.kind.exit_code()
         }
     }
@@ -184,6 +269,15 @@ fn print_error(terminal: &Terminal, error: &FetchError) {
 struct Voice<'a> {
     terminal: &'a Terminal,
     speech: Speech,
+}
+
+impl Voice<'_> {
+    /// Says what is worth knowing and no trouble.
+    fn note(&self, message: &str) {
+        if !self.speech.quiet {
+            self.terminal.line(&format!("fetch: {message}"));
+        }
+    }
 }
 
 impl Listener for Voice<'_> {

@@ -184,6 +184,14 @@ impl Run<'_> {
         self
     }
 
+    /// Runs it where this is the store that Nix's tools know.
+    pub(crate) fn with_nix(mut self, store: &nix::NixStore) -> Self {
+        for (name, value) in store.variables() {
+            self = self.variable(name, value);
+        }
+        self
+    }
+
     pub(crate) fn umask(mut self, umask: u32) -> Self {
         self.umask = Some(umask);
         self

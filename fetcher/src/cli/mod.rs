@@ -1,10 +1,12 @@
 //! The command line and every environment variable: text becomes a request here, and nothing is touched.
 
+mod add_fixed;
 mod environment;
 mod explain;
 mod fetch;
 mod network;
 mod places;
+mod prefetch;
 mod report;
 mod what;
 
@@ -12,16 +14,21 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use store_index::manual::Shell;
+use store_index::store_path::ItemName;
 
+use self::add_fixed::AddFixedArgs;
 pub use self::environment::Environment;
 use self::explain::ExplainArgs;
 use self::fetch::FetchArgs;
 pub(crate) use self::network::NetworkArgs;
 pub(crate) use self::places::PlaceArgs;
+use self::prefetch::PrefetchArgs;
 pub use self::report::Speech;
+use crate::add_fixed as add_fixed_task;
 use crate::error::FetchError;
 use crate::fetch::Policy;
 use crate::places::Named;
+use crate::prefetch as prefetch_task;
 use crate::request::Request;
 
 const AFTER_HELP: &str = "\
@@ -53,8 +60,11 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Command {
+    /// Puts a source into the store under the name that a build will use; tells its path and hash
+    Prefetch(PrefetchArgs),
+    /// Gives derivations the fixed outputs whose content is here under other names
+    AddFixed(AddFixedArgs),
     /// Shows what each local source says to a hash; opens no socket and reads no content
     Explain(ExplainArgs),
     /// Prints a script that completes the command line
@@ -80,6 +90,20 @@ pub enum Invocation {
         request: Box<Request>,
         /// How.
         policy: Policy,
+        /// Under which name the output is also to be added to the store.
+        add: Option<ItemName>,
+    },
+    /// Fill the store with one source.
+    Prefetch {
+        /// With what.
+        wish: Box<prefetch_task::Wish>,
+        /// How.
+        policy: Policy,
+    },
+    /// Fill the store with what derivations lack.
+    AddFixed {
+        /// Which, and how.
+        wish: add_fixed_task::Wish,
     },
     /// Explain.
     Explain {
@@ -106,6 +130,8 @@ pub struct Parsed {
     pub places: Named,
     /// The store of the environment.
     pub env_store: Option<String>,
+    /// The real guix, where it was named.
+    pub guix: Option<PathBuf>,
     /// How to talk.
     pub speech: Speech,
     /// What the user should know about the request.
@@ -129,6 +155,8 @@ impl Cli {
     ) -> Result<Task, FetchError> {
         let parsed = match self.command {
             None => self.fetch.interpret(&environment()?),
+            Some(Command::Prefetch(prefetch)) => prefetch.interpret(&environment()?),
+            Some(Command::AddFixed(add_fixed)) => add_fixed.interpret(&environment()?),
             Some(Command::Explain(explain)) => explain.interpret(&environment()?),
             Some(Command::Completions { shell }) => {
                 return Ok(Task::Describe(SelfDescription::Completions(shell)));

@@ -41,24 +41,10 @@ impl NetworkArgs {
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
-        let known = |name: &str| {
-            StaleHash::from_name(name).ok_or_else(|| {
-                FetchError::usage(format!(
-                    "--stale-hash '{}' is unknown; known are auto, refuse and ignore",
-                    name.escape_debug()
-                ))
-            })
-        };
-        let stale_hash = environment.value(
-            self.stale_hash.clone(),
-            "FETCH_STALE_HASH",
-            configured.stale_hash,
-            known,
-        )?;
         Ok(Policy {
             offline,
             force,
-            stale_hash: stale_hash.unwrap_or_default(),
+            stale_hash: stale_hash(self.stale_hash.clone(), environment)?,
             limits: self.limits(environment)?,
             leave_wrong: false,
         })
@@ -107,4 +93,22 @@ impl NetworkArgs {
         };
         Ok(limits.or_default())
     }
+}
+
+/// Reads `--stale-hash`.
+pub(super) fn stale_hash(
+    option: Option<String>,
+    environment: &Environment<'_>,
+) -> Result<StaleHash, FetchError> {
+    let configured = environment.configuration.stale_hash;
+    let known = |name: &str| {
+        StaleHash::from_name(name).ok_or_else(|| {
+            FetchError::usage(format!(
+                "--stale-hash '{}' is unknown; known are auto, refuse and ignore",
+                name.escape_debug()
+            ))
+        })
+    };
+    let chosen = environment.value(option, "FETCH_STALE_HASH", configured, known)?;
+    Ok(chosen.unwrap_or_default())
 }

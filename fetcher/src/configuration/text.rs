@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum as _;
 use serde::de::DeserializeOwned;
 use store_index::mounts::MountPattern;
-use store_index::path_text::printable;
+use store_index::path_text::{printable, printable_text};
 use store_index::store_option::StoreOption;
 use store_index::terminal::ProgressMode;
 use toml::Spanned;
@@ -118,13 +118,12 @@ impl<'a> TextFile<'a> {
     }
 
     fn wrong(&self, span: Option<Range<usize>>, what: &str) -> FetchError {
-        // The parser shows what it did not expect, which may be anything.
-        let what = what.escape_debug().to_string().replace("\\'", "'");
         FetchError::usage(format!(
             "{}:{}: {}",
             printable(self.path),
             self.line(span),
-            what.replace("\\n", "; ")
+            // The parser shows what it did not expect, which may be anything.
+            printable_text(&what.replace('\n', "; "))
         ))
     }
 
