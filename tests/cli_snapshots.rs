@@ -57,6 +57,9 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
+      prefetch     Puts a source into the store under the name that a build will use; tells its path and
+                   hash
+      add-fixed    Gives derivations the fixed outputs whose content is here under other names
       explain      Shows what each local source says to a hash; opens no socket and reads no content
       completions  Prints a script that completes the command line
       man          Writes the manual pages into a directory
@@ -98,6 +101,9 @@ fn help() {
 
           --force
               Replace a file or symbolic link that stands at the output
+
+          --add
+              Also add the output to the store, under NAME
 
       -h, --help
               Print help (see a summary with '-h')
@@ -181,6 +187,9 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
+      prefetch     Puts a source into the store under the name that a build will use; tells its path and
+                   hash
+      add-fixed    Gives derivations the fixed outputs whose content is here under other names
       explain      Shows what each local source says to a hash; opens no socket and reads no content
       completions  Prints a script that completes the command line
       man          Writes the manual pages into a directory
@@ -204,6 +213,7 @@ fn help() {
                                    verification
           --executable             Make the output executable
           --force                  Replace a file or symbolic link that stands at the output
+          --add                    Also add the output to the store, under NAME
       -h, --help                   Print help (see more with '--help')
       -V, --version                Print version
 
@@ -291,12 +301,14 @@ fn help() {
     Usage: store-index [OPTIONS] <COMMAND>
 
     Commands:
-      update  Read what is new, drop what is gone
-      lookup  Say where content is
-      status  List the indexes and how fresh they are
-      check   Check indexes against themselves, with --content against the files
-      media   List the media that are remembered, name them, forget them
-      help    Print this message or the help of the given subcommand(s)
+      update       Read what is new, drop what is gone
+      lookup       Say where content is
+      status       List the indexes and how fresh they are
+      check        Check indexes against themselves, with --content against the files
+      media        List the media that are remembered, name them, forget them
+      completions  Print a script that completes the command line
+      man          Write the manual pages into a directory
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -q, --quiet

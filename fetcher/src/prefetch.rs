@@ -95,7 +95,7 @@ pub fn run(
         name: wish.name.clone(),
         method: wish.request.address.method(),
         attempts,
-        result,
+        result: result.map_err(|error| unless_interrupted(error, watch)),
         took: started.elapsed(),
     }
 }
@@ -154,12 +154,23 @@ pub fn add_output(
     }
     let folder = OwnFolder::new()?;
     let content = folder.copy_output(request, output, name, watch)?;
-    let path = store.add(&request.address, name, &content)?;
+    let path = store
+        .add(&request.address, name, &content)
+        .map_err(|error| unless_interrupted(error, watch))?;
     Ok((path, false))
 }
 
 /// What came of one URL: the hash and the length, or why nothing.
 type Download = Result<(ContentAddress, u64), (AttemptResult, String)>;
+
+/// A signal of the terminal ends the store's tools too, which is no fault of theirs.
+pub(crate) fn unless_interrupted(error: FetchError, watch: Watch<'_>) -> FetchError {
+    if watch.interrupted() {
+        FetchError::interrupted()
+    } else {
+        error
+    }
+}
 
 /// Downloads of something whose hash is not known.
 struct Downloads<'a> {

@@ -91,7 +91,7 @@ impl Walk<'_> {
             .filter(ours)
             .cloned()
             .collect();
-        let missing: HashSet<String> = self.store.missing(&all)?.into_iter().collect();
+        let missing: HashSet<String> = self.store.missing_of_many(&all)?.into_iter().collect();
         let is_valid =
             |path: &String| is_item(self.store.directory(), path) && !missing.contains(path);
         let mut next = Vec::new();

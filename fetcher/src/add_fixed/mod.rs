@@ -17,6 +17,7 @@ use crate::error::{ErrorKind, FetchError, exit_code};
 use crate::fetch::{self, Policy};
 use crate::own_folder::OwnFolder;
 use crate::places::Places;
+use crate::prefetch::unless_interrupted;
 use crate::present_store::PresentStore;
 use crate::report::{JSON_VERSION, JsonError, JsonSource, Listener, Success, milliseconds};
 use crate::request::{Request, Target};
@@ -93,7 +94,8 @@ pub fn run(
                 .into_iter()
                 .try_for_each(|wanted| addition.settle(wanted).map(|output| outputs.push(output)))
         })
-        .err();
+        .err()
+        .map(|error| unless_interrupted(error, watch));
     Report {
         outputs,
         error,

@@ -11,7 +11,9 @@ use std::process::{Command, Stdio};
 
 use store_index::address::{ContentAddress, Method};
 use store_index::path_text::{printable, printable_text};
+use store_index::store_option::StoreOption;
 use store_index::store_path::{FixedOutput, ItemName};
+use store_index::store_state::StoreState;
 
 use crate::error::FetchError;
 use crate::places::Named;
@@ -62,7 +64,12 @@ impl PresentStore {
                 )));
             }
             (Some(store), _) => store.logical.clone(),
-            (None, Some(store)) => store.trim_end_matches('/').to_owned(),
+            (None, Some(store)) => {
+                let option = StoreOption::parse(store, None).map_err(|error| {
+                    FetchError::usage(format!("the store '{}': {error}", store.escape_debug()))
+                })?;
+                option.logical
+            }
             (None, None) => usual(guix)?,
         };
         if logical.ends_with(GUIX_STORE_END) {
@@ -106,6 +113,22 @@ impl PresentStore {
         match &self.tool {
             Tool::Nix => nix::missing(paths),
             Tool::Guix(guix) => guix::missing(guix, paths),
+        }
+    }
+
+    /// The same for many: asks the store's database where everybody may read it, which is a thousand times faster.
+    pub fn missing_of_many(&self, paths: &[String]) -> Result<Vec<String>, FetchError> {
+        let directory = Path::new(&self.logical);
+        let base_names = paths.iter().filter_map(|path| {
+            let base_name = Path::new(path).strip_prefix(directory).ok()?;
+            base_name.to_str()
+        });
+        match StoreState::of(&self.logical, directory).missing(base_names) {
+            Ok(Some(missing)) => Ok(missing
+                .into_iter()
+                .map(|base_name| format!("{}/{base_name}", self.logical))
+                .collect()),
+            Ok(None) | Err(_) => self.missing(paths),
         }
     }
 
