@@ -360,14 +360,14 @@ fn help() {
           --jobs <N>            How many threads read
           --hash-all            Read every file of media, listed in a checksum list or not, in the order
                                 of the disc; can be broken off and goes on where it was
-      -q, --quiet               Say nothing but results and errors
           --hints-only          Read no file of media, enter only what checksum lists name
-      -v, --verbose             Say more
-          --progress <STYLE>    How to show progress on standard error [possible values: auto, bar,
-                                plain, json, none]
+      -q, --quiet               Say nothing but results and errors
           --rebuild             Start from nothing
           --in-place            Write the index into DIR/.store-index, to go with the tree
+      -v, --verbose             Say more
           --json                Print what was done as JSON
+          --progress <STYLE>    How to show progress on standard error [possible values: auto, bar,
+                                plain, json, none]
       -h, --help                Print help (see more with '--help')
     ");
     insta::assert_snapshot!(shown(env.store_index(["lookup", "-h"]).go()), @r"
