@@ -455,3 +455,75 @@ fn guix_adds_to_its_own_store() {
         .says("/gnu/store/elsewhere");
     assert!(names_in(&env.path("tmp")).is_empty());
 }
+
+/// A `nix-daemon` on a store; it ends with the test.
+struct Daemon(std::process::Child);
+
+impl Daemon {
+    fn start(store: &NixStore) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        // Its own store by its own hands, and a limit: one that takes itself for its daemon forks without end.
+        let child = std::process::Command::new("timeout")
+            .args(["--kill-after=1", "60", "nix-daemon"])
+            .envs(store.variables())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let socket = store.root().join("var/nix/daemon-socket/socket");
+        crate::support::wait_until("the daemon listens", || socket.exists());
+        Self(child)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let group = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn an_ordinary_user_fills_the_store_through_the_daemon() {
+    let needed = [NIX, &["nix-daemon", "setpriv"]].concat();
+    if lacks("prefetch through a daemon", &needed, true) {
+        return;
+    }
+    let env = TestEnv::new();
+    env.open_to_everybody();
+    let store = NixStore::new(&env);
+    let daemon = Daemon::start(&store);
+    let content = noise(9, 5000);
+    let server = Server::with("/hello.tar.gz", Answer::body(&content));
+    let run = |args: &[&str]| {
+        let run = env.fetch(args).with_nix(&store).by_nobody();
+        run.variable("NIX_REMOTE", "daemon").go()
+    };
+    let url = server.url("/hello.tar.gz");
+    let outcome = run(&["prefetch", "--no-media", &url]).exits(0);
+    let path = outcome.stdout.lines().next().unwrap().to_owned();
+    assert_eq!(fs_err::read(&path).unwrap(), content);
+    // From one name to another, by the words of a derivation.
+    let expression = format!(
+        r#"derivation {{ name = "other"; system = "builtin"; builder = "builtin:fetchurl";
+            url = "http://127.0.0.1:1/other"; outputHash = "{}"; outputHashMode = "flat"; }}"#,
+        sri(&content)
+    );
+    let file = env.write("other.nix", expression);
+    let drv = store.nix("nix-instantiate", &[file.to_str().unwrap()]);
+    let drv = drv.lines().last().unwrap();
+    let outcome = run(&["add-fixed", "--no-media", drv]).exits(0);
+    assert!(
+        outcome.stdout.contains(&format!("from {path}")),
+        "{outcome}"
+    );
+    store.nix("nix-store", &["--realise", drv]);
+    assert_eq!(server.requests().len(), 1);
+    drop(daemon);
+    // Without the daemon there is no way in, and no harm.
+    let outcome = run(&["prefetch", "--no-media", "--name", "third", &url]).exits(7);
+    drop(outcome.says("nix-store could not do it"));
+}
