@@ -20,17 +20,17 @@ use crate::report::{Attempt, AttemptResult, Listener};
 use crate::source::SourceKind;
 use crate::stale_hash::StaleHash;
 
-/// What the administrator configured, by the environment of the daemon.
+/// What the administrator configured, by the environment of the daemon and by the system's file.
 #[derive(Debug)]
 pub struct Settings {
     /// The store of the build: what its store paths begin with.
     pub store: String,
     /// The places that may be asked, the store of the build among them.
     pub named: Named,
+    /// Open no socket.
+    pub offline: bool,
     /// Bounds of downloads.
     pub limits: Limits,
-    /// No socket is to be opened.
-    pub offline: bool,
     /// The real guix.
     pub guix: Option<PathBuf>,
 }
@@ -55,9 +55,13 @@ impl Settings {
         Ok(Self {
             store,
             named,
+            offline: environment.switch_or(
+                false,
+                "FETCH_OFFLINE",
+                environment.configuration.offline,
+            )?,
             limits: NetworkArgs::default().limits(environment)?,
-            offline: environment.switch(false, "FETCH_OFFLINE")?,
-            guix: environment.text("FETCH_GUIX")?.map(PathBuf::from),
+            guix: environment.guix()?,
         })
     }
 

@@ -60,7 +60,7 @@ impl Downloader {
         check.finish(staged).map_err(DownloadError::Write)
     }
 
-    /// Downloads into the empty file `staged` what is to be unpacked. Returns its length in bytes.
+    /// Downloads into the empty file `staged` what is hashed later. Returns its length in bytes.
     pub(crate) fn land_archive(
         &mut self,
         url: &SourceUrl,
@@ -111,7 +111,7 @@ impl From<NetError> for DownloadError {
 
 struct Landing<'a> {
     staged: &'a File,
-    /// `None` for what is hashed only once it is unpacked.
+    /// `None` for what is hashed later.
     check: Option<(FileCheck, &'a Request)>,
     bytes: u64,
     progress: &'a dyn Progress,

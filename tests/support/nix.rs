@@ -24,11 +24,20 @@ impl NixStore {
 
     /// Makes an empty store with more lines in its nix.conf.
     pub(crate) fn configured(env: &TestEnv, configuration: &str) -> Self {
+        Self::make(env, "nix", configuration)
+    }
+
+    /// Makes an empty store at `ROOT/store`.
+    pub(crate) fn at(env: &TestEnv, root: &str) -> Self {
+        Self::make(env, root, "")
+    }
+
+    fn make(env: &TestEnv, root: &str, configuration: &str) -> Self {
         let store = Self {
-            root: env.path("nix"),
+            root: env.path(root),
         };
         env.write(
-            "nix/etc/nix.conf",
+            format!("{root}/etc/nix.conf"),
             format!("build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n{configuration}\n"),
         );
         store.nix("nix-store", &["--init"]);
@@ -89,12 +98,19 @@ impl NixStore {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.root)
-            .env("NIX_REMOTE", "local")
-            .env("NIX_STORE_DIR", self.dir())
-            .env("NIX_STATE_DIR", self.root.join("var/nix"))
-            .env("NIX_LOG_DIR", self.root.join("var/log/nix"))
-            .env("NIX_CONF_DIR", self.root.join("etc"));
+            .envs(self.variables());
         command
+    }
+
+    /// What tells Nix's tools that this is their store.
+    pub(crate) fn variables(&self) -> [(&'static str, PathBuf); 5] {
+        [
+            ("NIX_REMOTE", "local".into()),
+            ("NIX_STORE_DIR", self.dir()),
+            ("NIX_STATE_DIR", self.root.join("var/nix")),
+            ("NIX_LOG_DIR", self.root.join("var/log/nix")),
+            ("NIX_CONF_DIR", self.root.join("etc")),
+        ]
     }
 
     /// Adds a file as a fixed output, its name being the file's.

@@ -57,7 +57,7 @@ impl<'a> Attributes<'a> {
         let structured = self.structured.as_ref().and_then(|all| all.get(name));
         match structured.map(text_of) {
             Some(text) => text.filter(|text| !text.is_empty()).map(OsString::from),
-            None => (self.environment.0)(name).filter(|value| !value.is_empty()),
+            None => (self.environment.variables)(name).filter(|value| !value.is_empty()),
         }
     }
 
@@ -156,7 +156,7 @@ impl<'a> Attributes<'a> {
 /// Finds the file of structured attributes, if the derivation has them.
 fn structured_file(environment: &Environment<'_>) -> Option<PathBuf> {
     let path_in = |name: &str| {
-        (environment.0)(name)
+        (environment.variables)(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };

@@ -33,7 +33,7 @@ pub(super) struct BuildLog {
 impl BuildLog {
     /// Finds out where it goes.
     pub(super) fn new(environment: &Environment<'_>) -> Self {
-        let fd: Option<u32> = (environment.0)("NIX_LOG_FD")
+        let fd: Option<u32> = (environment.variables)("NIX_LOG_FD")
             .and_then(|fd| fd.into_string().ok()?.parse().ok())
             .filter(|&fd| fd != 2);
         let open = |fd| {

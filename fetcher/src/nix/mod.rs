@@ -60,7 +60,13 @@ fn deliver(
         ("FETCH_CONNECT_TIMEOUT", None) => attributes.variable("NIX_CONNECT_TIMEOUT"),
         (_, value) => value,
     };
-    let settings = Settings::read(&Environment(&variable), DEFAULT_STORE)?;
+    let settings = Settings::read(
+        &Environment {
+            variables: &variable,
+            configuration: environment.configuration.clone(),
+        },
+        DEFAULT_STORE,
+    )?;
     let Order { request, warnings } = Order::read(&attributes)?;
     let is_check = is_check(&settings, &request);
     let places = settings.places(is_check)?;

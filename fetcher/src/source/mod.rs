@@ -7,6 +7,7 @@ mod absent;
 mod by_name;
 mod directories;
 mod git;
+mod left_out;
 mod links;
 mod media;
 mod repositories;
@@ -228,6 +229,9 @@ pub fn in_order<'a>(
     request: &'a Request,
 ) -> impl Iterator<Item = Box<dyn Source + 'a>> {
     let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
+    for left_out in &places.left_out {
+        sources.push(Box::new(left_out::NotThere(left_out)));
+    }
     for store in &places.stores {
         sources.push(Box::new(store::ExactNames::new(store)));
     }
