@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use fetcher::builtin::Settings;
 use fetcher::cli::Environment;
+use fetcher::configuration::Configuration;
 use fetcher::error::ErrorKind;
 use fetcher::fetch;
 use fetcher::report::{Attempt, Listener, Report};
@@ -55,7 +56,14 @@ fn deliver(env: &TestEnv, request: &Request) -> Report {
         "FETCH_MEDIA" => Some(env.path("folder").into()),
         _ => None,
     };
-    let settings = Settings::read(&Environment(&variable), "/nowhere").unwrap();
+    let settings = Settings::read(
+        &Environment {
+            variables: &variable,
+            configuration: Configuration::default(),
+        },
+        "/nowhere",
+    )
+    .unwrap();
     let interrupt = AtomicBool::new(false);
     let watch = Watch {
         interrupt: &interrupt,

@@ -57,9 +57,17 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
-      explain  Shows what each local source says to a hash; opens no socket and reads no content
-      cache    Says what is kept between runs, and removes it
-      help     Print this message or the help of the given subcommand(s)
+      prefetch          Puts a source into the store under the name that a build will use; tells its
+                        path and hash
+      add-fixed         Gives derivations the fixed outputs whose content is here under other names
+      explain           Shows what each local source says to a hash; opens no socket and reads no
+                        content
+      cache             Says what is kept between runs, and removes it
+      perform-download  Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
+      builder           Runs as the builder of a Nix derivation, whose attributes say what is wanted
+      completions       Prints a script that completes the command line
+      man               Writes the manual pages into a directory
+      help              Print this message or the help of the given subcommand(s)
 
     Arguments:
       [URL]...
@@ -100,6 +108,9 @@ fn help() {
 
           --force
               Replace a file or symbolic link that stands at the output
+
+          --add
+              Also add the output to the store, under NAME
 
       -h, --help
               Print help (see a summary with '-h')
@@ -173,7 +184,7 @@ fn help() {
 
     Each option has an environment variable FETCH_<OPTION> (FETCH_STORE, FETCH_OFFLINE=1, ...); lists of
     paths are separated by ':', lists of URLs by blanks, and an empty variable counts as not set.
-    Options win.
+    Options win, then variables, then ~/.config/fetch/fetch.toml, then /etc/fetch/fetch.toml.
 
     Exit codes:
       0    the output is there and verified
@@ -195,9 +206,17 @@ fn help() {
            fetch <COMMAND>
 
     Commands:
-      explain  Shows what each local source says to a hash; opens no socket and reads no content
-      cache    Says what is kept between runs, and removes it
-      help     Print this message or the help of the given subcommand(s)
+      prefetch          Puts a source into the store under the name that a build will use; tells its
+                        path and hash
+      add-fixed         Gives derivations the fixed outputs whose content is here under other names
+      explain           Shows what each local source says to a hash; opens no socket and reads no
+                        content
+      cache             Says what is kept between runs, and removes it
+      perform-download  Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
+      builder           Runs as the builder of a Nix derivation, whose attributes say what is wanted
+      completions       Prints a script that completes the command line
+      man               Writes the manual pages into a directory
+      help              Print this message or the help of the given subcommand(s)
 
     Arguments:
       [URL]...  Where the network has it, tried in this order: http://, https:// and mirror://SITE/PATH
@@ -220,6 +239,7 @@ fn help() {
                                    verification
           --executable             Make the output executable
           --force                  Replace a file or symbolic link that stands at the output
+          --add                    Also add the output to the store, under NAME
       -h, --help                   Print help (see more with '--help')
       -V, --version                Print version
 
@@ -257,7 +277,7 @@ fn help() {
 
     Each option has an environment variable FETCH_<OPTION> (FETCH_STORE, FETCH_OFFLINE=1, ...); lists of
     paths are separated by ':', lists of URLs by blanks, and an empty variable counts as not set.
-    Options win.
+    Options win, then variables, then ~/.config/fetch/fetch.toml, then /etc/fetch/fetch.toml.
 
     Exit codes:
       0    the output is there and verified
@@ -320,12 +340,14 @@ fn help() {
     Usage: store-index [OPTIONS] <COMMAND>
 
     Commands:
-      update  Read what is new, drop what is gone
-      lookup  Say where content is
-      status  List the indexes and how fresh they are
-      check   Check indexes against themselves, with --content against the files
-      media   List the media that are remembered, name them, forget them
-      help    Print this message or the help of the given subcommand(s)
+      update       Read what is new, drop what is gone
+      lookup       Say where content is
+      status       List the indexes and how fresh they are
+      check        Check indexes against themselves, with --content against the files
+      media        List the media that are remembered, name them, forget them
+      completions  Print a script that completes the command line
+      man          Write the manual pages into a directory
+      help         Print this message or the help of the given subcommand(s)
 
     Options:
       -q, --quiet
@@ -377,14 +399,14 @@ fn help() {
           --jobs <N>            How many threads read
           --hash-all            Read every file of media, listed in a checksum list or not, in the order
                                 of the disc; can be broken off and goes on where it was
-      -q, --quiet               Say nothing but results and errors
           --hints-only          Read no file of media, enter only what checksum lists name
-      -v, --verbose             Say more
-          --progress <STYLE>    How to show progress on standard error [possible values: auto, bar,
-                                plain, json, none]
+      -q, --quiet               Say nothing but results and errors
           --rebuild             Start from nothing
           --in-place            Write the index into DIR/.store-index, to go with the tree
+      -v, --verbose             Say more
           --json                Print what was done as JSON
+          --progress <STYLE>    How to show progress on standard error [possible values: auto, bar,
+                                plain, json, none]
       -h, --help                Print help (see more with '--help')
     ");
     insta::assert_snapshot!(shown(env.store_index(["lookup", "-h"]).go()), @r"

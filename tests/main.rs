@@ -2,17 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod add_fixed;
 mod bad_input;
 mod builtin;
 mod cli_snapshots;
+mod configuration;
 mod content_addresses;
 mod crash;
 mod directories;
 mod git_remote;
+mod guix;
+mod manual;
 mod media;
 mod mirrors;
 mod network;
+mod nix_builder;
 mod nix_store;
+mod prefetch;
 mod repositories;
 mod resume;
 mod retries;

@@ -1,6 +1,9 @@
 //! Media: real Debian source packages on a real ISO image and a squashfs, discs that are taken out, that break off, and
 //! that mean harm.
 
+mod changing;
+mod unasked;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -586,14 +589,7 @@ fn a_disc_pulled_out_while_it_is_copied() {
         .start();
     // As soon as some of it has been read, its driver is no more.
     let io = PathBuf::from(format!("/proc/{}/io", running.id()));
-    let read_some = || {
-        fs_err::read_to_string(&io).is_ok_and(|text| {
-            let read = text.lines().find_map(|line| line.strip_prefix("rchar: "));
-            read.and_then(|read| read.parse().ok())
-                .is_some_and(|read: u64| read > 4 << 20)
-        })
-    };
-    while running.is_running() && !read_some() {}
+    while running.is_running() && read_so_far(&io) < 4 << 20 {}
     kill_driver_of(&env.path("disc.iso"));
     let outcome = running.wait().exits(0);
     let report = Report {
@@ -604,6 +600,13 @@ fn a_disc_pulled_out_while_it_is_copied() {
     report
         .tried("media", "failed", "disc/file")
         .tried("media", "ok", "shelf/file");
+}
+
+/// Returns how many bytes a process has read, by its file `io` in /proc.
+fn read_so_far(io: &Path) -> u64 {
+    let text = fs_err::read_to_string(io).unwrap_or_default();
+    let read = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    read.and_then(|read| read.parse().ok()).unwrap_or(0)
 }
 
 /// Ends the fuseiso that serves an image.
@@ -717,13 +720,7 @@ fn an_interrupted_reading_goes_on_where_it_was() {
     };
     let mut running = run().start();
     let io = PathBuf::from(format!("/proc/{}/io", running.id()));
-    while running.is_running()
-        && !fs_err::read_to_string(&io).is_ok_and(|text| {
-            let read = text.lines().find_map(|line| line.strip_prefix("rchar: "));
-            read.and_then(|read| read.parse().ok())
-                .is_some_and(|read: u64| read > 10 << 20)
-        })
-    {}
+    while running.is_running() && read_so_far(&io) < 10 << 20 {}
     running.signal(rustix::process::Signal::INT);
     running.wait().exits(130);
     let done = json(&run().go().exits(0))["roots"][0].clone();

@@ -4,6 +4,8 @@
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "support/tls.rs"]
+mod tls;
 
 mod net {
     pub(crate) mod answers;

@@ -705,7 +705,14 @@ fn deliver(env: &TestEnv, hash: &str, urls: &[String]) -> Report {
         target: Target::Given(env.out("given")),
     };
     let variable = |name: &str| (name == "NIX_STORE").then(|| env.path("store").into());
-    let settings = Settings::read(&Environment(&variable), "/nowhere").unwrap();
+    let settings = Settings::read(
+        &Environment {
+            variables: &variable,
+            configuration: fetcher::configuration::Configuration::default(),
+        },
+        "/nowhere",
+    )
+    .unwrap();
     let places = settings.places(false).unwrap();
     watch(|watch| fetch::run(&request, &places, &settings.policy(), &Silence, watch))
 }

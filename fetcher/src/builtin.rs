@@ -20,13 +20,15 @@ use crate::report::{Attempt, AttemptResult, Listener};
 use crate::source::SourceKind;
 use crate::stale_hash::StaleHash;
 
-/// What the administrator configured, by the environment of the daemon.
+/// What the administrator configured, by the environment of the daemon and by the system's file.
 #[derive(Debug)]
 pub struct Settings {
     /// The store of the build: what its store paths begin with.
     pub store: String,
     /// The places that may be asked, the store of the build among them.
     pub named: Named,
+    /// Open no socket.
+    pub offline: bool,
     /// Bounds of downloads.
     pub limits: Limits,
     /// The real guix.
@@ -42,9 +44,10 @@ impl Settings {
             FetchError::usage(format!("the store '{}': {error}", store.escape_debug()))
         })?;
         let store = own.logical.clone();
-        // Beside it the same store may be mounted as a whole somewhere else.
+        // Before it comes the same store where it is mounted as a whole somewhere else: there is all that is here, so
+        // an index that was named serves there.
         if !named.stores.contains(&own) {
-            named.stores.insert(0, own);
+            named.stores.push(own);
         }
         named.builtin = true;
         // A build's users have no home, and nothing is shared between them.
@@ -54,24 +57,37 @@ impl Settings {
         Ok(Self {
             store,
             named,
+            offline: environment.switch_or(
+                false,
+                "FETCH_OFFLINE",
+                environment.configuration.offline,
+            )?,
             limits: NetworkArgs::default().limits(environment)?,
-            guix: environment.text("FETCH_GUIX")?.map(PathBuf::from),
+            guix: environment.guix()?,
         })
     }
 
     /// Opens the places. A check looks at none of them: it is there to ask upstream again.
     pub fn places(&self, is_check: bool) -> Result<Places, FetchError> {
         let named = Named {
-            no_local: is_check,
+            no_local: is_check || self.named.no_local,
             ..self.named.clone()
         };
         Places::open(&named, None)
+    }
+
+    /// Returns true if a location, ready to print, is in one of the stores: those count as public.
+    pub(crate) fn in_store(&self, location: &str) -> bool {
+        let location = Path::new(location);
+        let mut stores = self.named.stores.iter();
+        stores.any(|store| location.starts_with(&store.real))
     }
 
     /// How a fetch for a daemon is to be done. A match under the name of another version is never used: nobody would
     /// read the warning.
     pub fn policy(&self) -> Policy {
         Policy {
+            offline: self.offline,
             stale_hash: StaleHash::Refuse,
             limits: self.limits,
             leave_wrong: true,
@@ -83,8 +99,7 @@ impl Settings {
 /// Says in a build's log what happened, and no more than whoever asked may know: a hash is no proof of possession, so
 /// that of a local place only a hit is told, its path only inside the store, and wrong bytes not at all.
 pub struct Log<'a> {
-    /// The stores that count as public, as their real paths begin.
-    stores: Vec<PathBuf>,
+    settings: &'a Settings,
     /// The command that repairs the store.
     repair: &'static str,
     say: &'a dyn Fn(&str),
@@ -95,30 +110,24 @@ pub struct Log<'a> {
 impl std::fmt::Debug for Log<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Log")
-            .field("stores", &self.stores)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }
 
 impl<'a> Log<'a> {
     /// Makes one that writes lines with `say`.
-    pub fn new(settings: &Settings, repair: &'static str, say: &'a dyn Fn(&str)) -> Self {
-        let stores = settings.named.stores.iter();
+    pub fn new(settings: &'a Settings, repair: &'static str, say: &'a dyn Fn(&str)) -> Self {
         Self {
-            stores: stores.map(|store| store.real.clone()).collect(),
+            settings,
             repair,
             say,
             told: Cell::new(false),
         }
     }
 
-    fn in_store(&self, location: &str) -> bool {
-        let location = Path::new(location);
-        self.stores.iter().any(|store| location.starts_with(store))
-    }
-
     fn told_hit(&self, attempt: &Attempt) {
-        let line = if self.in_store(&attempt.location) {
+        let line = if self.settings.in_store(&attempt.location) {
             format!("{} ({} bytes)", attempt.location, attempt.bytes)
         } else {
             format!("a local copy ({})", attempt.kind.name())
@@ -162,7 +171,8 @@ impl Listener for Log<'_> {
                 (self.say)("a local copy is passed over: it has the name of another version");
             }
             AttemptResult::Mismatch
-                if attempt.kind == SourceKind::Links && self.in_store(&attempt.location) =>
+                if attempt.kind == SourceKind::Links
+                    && self.settings.in_store(&attempt.location) =>
             {
                 (self.say)(&format!(
                     "warning: {} is corrupt: its content is not what its name or index says; repair the store with `{}`",

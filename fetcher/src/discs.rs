@@ -11,6 +11,7 @@ use std::rc::Rc;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index};
 use store_index::media::{self, Medium, Remembered};
+use store_index::mounts::MountPattern;
 use store_index::places::is_in_place;
 use store_index::root::RootId;
 
@@ -21,6 +22,8 @@ use crate::places::MediumPlace;
 pub struct Discs {
     /// Whether mounted and remembered media are looked for at all.
     discover: bool,
+    /// What is a medium beside what is one anyway.
+    patterns: Vec<MountPattern>,
     /// Whether no index of a user counts.
     system_only: bool,
     /// Indexes of media that were named, until the medium is found.
@@ -48,9 +51,10 @@ pub struct Absent {
 }
 
 impl Discs {
-    pub(crate) fn new(discover: bool, system_only: bool) -> Self {
+    pub(crate) fn new(discover: bool, patterns: Vec<MountPattern>, system_only: bool) -> Self {
         Self {
             discover,
+            patterns,
             system_only,
             ..Self::default()
         }
@@ -102,7 +106,7 @@ impl Discs {
             if !self.discover && self.named.borrow().is_empty() {
                 return Mounted::default();
             }
-            let media = media::mounted();
+            let media = media::mounted_and_matching(&self.patterns);
             let places = media.iter().filter_map(|medium| self.place(medium));
             Mounted {
                 places: places.map(Rc::new).collect(),

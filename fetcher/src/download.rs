@@ -234,7 +234,7 @@ struct Landing<'a> {
     claim: Option<&'a Claim>,
     /// What is there and was not gone on with yet.
     partial: Option<Partial>,
-    /// Has seen what is there; `None` for what is hashed only once it is unpacked.
+    /// Has seen what is there; `None` for what is hashed later.
     check: Option<(FileCheck, &'a Request)>,
     progress: &'a dyn Progress,
     /// How much came since the disk was looked at, where nobody said how much will come.

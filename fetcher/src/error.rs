@@ -8,6 +8,8 @@ pub mod exit_code {
     pub const OK: u8 = 0;
     /// `fetch cache verify`: something that was delivered has changed.
     pub const CHANGED: u8 = 1;
+    /// A download for a daemon failed: daemons know one failure only.
+    pub const DAEMON_FAILURE: u8 = 1;
     /// Bad hash, bad option, no usable URL left.
     pub const USAGE: u8 = 2;
     /// No local source has it, and every server asked answered 404 or 410, or none was asked.

@@ -261,7 +261,7 @@ impl Walk<'_> {
             {
                 continue;
             }
-            if self.is_output(&candidate) || self.pass_over(source, &candidate) {
+            if self.pass_over(source, &candidate) {
                 continue;
             }
             if let Attempted::Delivered(done) = self.attempt(&candidate, 1, landing)? {
@@ -283,16 +283,6 @@ impl Walk<'_> {
             }
         }
         Ok(None)
-    }
-
-    /// In a daemon's store the output that is being made lies where an item with its name would.
-    fn is_output(&self, candidate: &Candidate) -> bool {
-        let (Target::Given(output), CandidatePlace::Local { path, .. }) =
-            (&self.request.target, &candidate.place)
-        else {
-            return false;
-        };
-        candidate.kind == SourceKind::Store && output.file_name() == Some(path.as_os_str())
     }
 
     /// The stale-hash guard: true if the candidate is not to be used now.
@@ -367,6 +357,7 @@ impl Walk<'_> {
         let is_remote = is_url || candidate.kind == SourceKind::Git;
         self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());
+        self.listener.trying(candidate);
         match landing.land(candidate)? {
             Landed::Delivered { bytes, executable } => {
                 if is_url || kind == SourceKind::Ledger {

@@ -6,9 +6,12 @@
 //! right; [`publish`] gives it the output's name in one step. Beside the walk stand the [`places`] that may be asked,
 //! the [`stale_hash`] guard, and the [`report`].
 
+pub mod add_fixed;
 pub mod builtin;
 pub mod cli;
+pub mod configuration;
 pub mod copy;
+pub mod derivation;
 mod diagnosis;
 pub mod discs;
 mod disk;
@@ -17,11 +20,16 @@ pub mod error;
 pub mod explain;
 pub mod fetch;
 pub mod git;
+pub mod guix;
 mod landing;
 pub mod mirrors;
 pub mod net;
+pub mod nix;
 mod output;
+mod own_folder;
 pub mod places;
+pub mod prefetch;
+pub mod present_store;
 pub mod publish;
 pub mod report;
 pub mod request;

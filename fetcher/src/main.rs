@@ -1,36 +1,182 @@
 //! `fetch`: parse, catch signals, run, print, exit. Nothing else prints or exits.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::Parser as _;
-use fetcher::cli::{CacheTask, Cli, Environment, Invocation, Parsed, Speech};
+use clap::{CommandFactory as _, Parser as _};
+use fetcher::add_fixed;
+use fetcher::cli::{
+    CacheTask, Cli, Environment, Invocation, Parsed, SelfDescription, Speech, Task,
+};
+use fetcher::configuration::Configuration;
 use fetcher::error::{FetchError, exit_code};
 use fetcher::explain;
-use fetcher::fetch;
+use fetcher::fetch::{self, Policy};
+use fetcher::guix::hand_over;
+use fetcher::guix::perform::{self, Outcome};
+use fetcher::nix;
 use fetcher::places::Places;
+use fetcher::prefetch;
+use fetcher::present_store::PresentStore;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
-use store_index::terminal::Terminal;
+use store_index::manual;
+use store_index::store_path::ItemName;
+use store_index::terminal::{Terminal, say};
 use store_index::watch::Watch;
 
+/// What guix-daemon asks of us.
+const PERFORM_DOWNLOAD: &str = "perform-download";
+
 fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if hand_over::is_called_guix(args.first().map(OsString::as_os_str)) {
+        return ExitCode::from(as_guix(args.get(1..).unwrap_or_default()));
+    }
     // clap ends with 2 by itself on a bad command line, and with 0 after --help.
     let cli = Cli::parse();
-    let environment = |name: &str| std::env::var_os(name);
-    let parsed = match cli.interpret(&Environment(&environment)) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            print_error(
-                &Terminal::new(store_index::terminal::ProgressMode::None),
-                &error,
-            );
-            return ExitCode::from(error.kind.exit_code());
-        }
+    if let Some((derivation, output)) = cli.perform_download() {
+        return ExitCode::from(perform_download(derivation, output));
+    }
+    if cli.is_builder() {
+        return ExitCode::from(build());
+    }
+    let variables = |name: &str| std::env::var_os(name);
+    let task = cli.interpret(|| {
+        Ok(Environment {
+            variables: &variables,
+            configuration: Configuration::of_user(&variables)?,
+        })
+    });
+    let code = match task {
+        Ok(Task::Run(parsed)) => run(&parsed),
+        Ok(Task::Describe(what)) => describe(&what).unwrap_or_else(|error| fail(&error)),
+        Err(error) => fail(&error),
     };
-    ExitCode::from(run(&parsed))
+    ExitCode::from(code)
+}
+
+/// Ends before there was anything to do.
+fn fail(error: &FetchError) -> u8 {
+    let terminal = Terminal::new(store_index::terminal::ProgressMode::None);
+    print_error(&terminal, error);
+    error.kind.exit_code()
+}
+
+/// Tells of the program itself.
+fn describe(what: &SelfDescription) -> Result<u8, FetchError> {
+    match what {
+        SelfDescription::Completions(shell) => {
+            let script = manual::completions(Cli::command(), *shell);
+            match std::io::stdout().lock().write_all(&script) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    return Err(FetchError::local(format!(
+                        "cannot write to standard output: {error}"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        SelfDescription::Manual(directory) => {
+            manual::write_pages(Cli::command(), directory).map_err(|error| {
+                FetchError::local(format!("cannot write the manual pages: {error}"))
+                    .with_hint("the directory must be there and writable")
+            })?;
+        }
+    }
+    Ok(exit_code::OK)
+}
+
+/// What guix-daemon runs for all that it delegates; nothing is set up before it is known to be ours.
+fn as_guix(args: &[OsString]) -> u8 {
+    let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
+    match args {
+        [command, rest @ ..] if command == PERFORM_DOWNLOAD && !rest.iter().any(is_option) => {
+            match rest {
+                [derivation] => perform_download(Path::new(derivation), None),
+                [derivation, output] => {
+                    perform_download(Path::new(derivation), Some(Path::new(output)))
+                }
+                _ => {
+                    say(
+                        "fetch: error: perform-download wants a derivation, and where its output goes",
+                    );
+                    exit_code::DAEMON_FAILURE
+                }
+            }
+        }
+        _ => become_guix(args),
+    }
+}
+
+fn perform_download(derivation: &Path, output: Option<&Path>) -> u8 {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    if let Err(error) = catch_signals(&interrupt) {
+        say(&format!(
+            "fetch: warning: signals cannot be caught: {error}"
+        ));
+    }
+    let variables = |name: &str| std::env::var_os(name);
+    let outcome = perform::run(perform::Call {
+        derivation,
+        output,
+        environment: &for_daemon(&variables),
+        interrupt: &interrupt,
+        // A daemon that no longer listens has killed us, or is about to.
+        stdout: &|line| drop(print(&format!("{line}\n"))),
+        stderr: &say,
+    });
+    match outcome {
+        Outcome::Left => exit_code::OK,
+        Outcome::Failed => exit_code::DAEMON_FAILURE,
+        Outcome::HandOver => {
+            let args = [OsStr::new(PERFORM_DOWNLOAD), derivation.as_os_str()];
+            let args = args.into_iter().chain(output.map(Path::as_os_str));
+            become_guix(&args.map(OsStr::to_owned).collect::<Vec<_>>())
+        }
+    }
+}
+
+/// The real guix takes over, and if it cannot, that is the end.
+fn become_guix(args: &[OsString]) -> u8 {
+    let variables = |name: &str| std::env::var_os(name);
+    // Nothing is said of the configuration: others may be listening for what the real guix says.
+    let configuration =
+        Configuration::system().map_or_else(|_| Configuration::default(), |read| read.0);
+    let environment = Environment {
+        variables: &variables,
+        configuration,
+    };
+    let named = environment.guix().unwrap_or_default();
+    let error = hand_over::exec(named.as_deref(), args);
+    say(&format!("fetch: error: {error}"));
+    exit_code::DAEMON_FAILURE
+}
+
+/// What configures us when a daemon runs us: its environment and the system's file, no user's. A file that cannot be
+/// read must not fail builds that need nothing of it.
+fn for_daemon<'a>(variables: &'a dyn Fn(&str) -> Option<OsString>) -> Environment<'a> {
+    let (configuration, warnings) = Configuration::system()
+        .unwrap_or_else(|error| (Configuration::default(), vec![error.message]));
+    for warning in warnings {
+        say(&format!("fetch: warning: {warning}"));
+    }
+    Environment {
+        variables,
+        configuration,
+    }
+}
+
+fn build() -> u8 {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    // Without, an interrupted build leaves its output behind, which Nix removes.
+    drop(catch_signals(&interrupt));
+    let variables = |name: &str| std::env::var_os(name);
+    nix::build(&for_daemon(&variables), &interrupt)
 }
 
 fn run(parsed: &Parsed) -> u8 {
@@ -52,42 +198,63 @@ fn run(parsed: &Parsed) -> u8 {
         interrupt: &interrupt,
         progress: &terminal,
     };
-    let places = Places::open(&parsed.places, parsed.env_store.as_deref());
-    match (&parsed.invocation, places) {
-        (Invocation::Fetch { request, policy }, places) => {
-            let report = match places {
-                Ok(places) => {
-                    for warning in &places.warnings {
-                        voice.warning(warning);
-                    }
-                    fetch::run(request, &places, policy, &voice, watch)
-                }
-                Err(error) => report::Report {
-                    attempts: Vec::new(),
-                    result: Err(error),
-                    left: None,
-                    took: std::time::Duration::ZERO,
-                },
+    match &parsed.invocation {
+        Invocation::Fetch {
+            request,
+            policy,
+            add,
+        } => {
+            let store = add.as_ref().map(|name| (parsed, name));
+            let report = match open(parsed, &voice) {
+                Ok(places) => fetch_and_add(request, store, &places, policy, &voice, watch),
+                Err(error) => report::Report::failed(error),
             };
             if let Err(error) = &report.result {
                 print_error(&terminal, error);
             }
-            match print_result(request, &report, parsed.speech.json) {
-                Ok(()) => report.exit_code(),
-                // Whoever closed the pipe has seen enough.
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => report.exit_code(),
-                Err(error) => {
-                    let error =
-                        FetchError::local(format!("cannot write to standard output: {error}"));
-                    print_error(&terminal, &error);
-                    error.kind.exit_code()
-                }
-            }
+            let printed = print_result(request, &report, parsed.speech.json);
+            finish(&terminal, printed, report.exit_code())
         }
-        (Invocation::Explain { request }, Ok(places)) => {
-            for warning in &places.warnings {
-                voice.warning(warning);
+        Invocation::Prefetch { wish, policy } => {
+            let opened = open(parsed, &voice).and_then(|places| Ok((places, store(parsed)?)));
+            let report = match opened {
+                Ok((places, store)) => prefetch::run(wish, &store, &places, policy, &voice, watch),
+                Err(error) => prefetch::Report::failed(wish, error),
+            };
+            if let Err(error) = &report.result {
+                print_error(&terminal, error);
             }
+            let text = if parsed.speech.json {
+                report.to_json() + "\n"
+            } else {
+                report.to_text()
+            };
+            finish(&terminal, print(&text), report.exit_code())
+        }
+        Invocation::AddFixed { wish } => {
+            let opened = open(parsed, &voice).and_then(|places| Ok((places, store(parsed)?)));
+            let report = match opened {
+                Ok((places, store)) => add_fixed::run(wish, &store, &places, &voice, watch),
+                Err(error) => add_fixed::Report::failed(error),
+            };
+            if let Some(error) = &report.error {
+                print_error(&terminal, error);
+            }
+            let text = if parsed.speech.json {
+                report.to_json() + "\n"
+            } else {
+                report.to_text()
+            };
+            finish(&terminal, print(&text), report.exit_code())
+        }
+        Invocation::Explain { request } => {
+            let places = match open(parsed, &voice) {
+                Ok(places) => places,
+                Err(error) => {
+                    print_error(&terminal, &error);
+                    return error.kind.exit_code();
+                }
+            };
             let explanation = explain::explain(request, &places, watch);
             let text = if parsed.speech.json {
                 explanation.to_json() + "\n"
@@ -99,16 +266,15 @@ fn run(parsed: &Parsed) -> u8 {
             } else {
                 exit_code::NOT_FOUND
             };
-            // Whoever closed the pipe has seen enough.
-            print(&text).map_or(found, |()| found)
+            finish(&terminal, print(&text), found)
         }
-        (Invocation::Cache { task }, Ok(places)) => {
-            see_to_cache(*task, &places, parsed, watch, &terminal)
-        }
-        (Invocation::Explain { .. } | Invocation::Cache { .. }, Err(error)) => {
-            print_error(&terminal, &error);
-            error.kind.exit_code()
-        }
+        Invocation::Cache { task } => match open(parsed, &voice) {
+            Ok(places) => see_to_cache(*task, &places, parsed, watch, &terminal),
+            Err(error) => {
+                print_error(&terminal, &error);
+                error.kind.exit_code()
+            }
+        },
     }
 }
 
@@ -145,6 +311,72 @@ fn see_to_cache(
     };
     // Whoever closed the pipe has seen enough.
     print(&text).map_or(code, |()| code)
+}
+
+/// Opens the places that may be asked, and says what was left out.
+fn open(parsed: &Parsed, voice: &Voice<'_>) -> Result<Places, FetchError> {
+    let places = Places::open(&parsed.places, parsed.env_store.as_deref())?;
+    for warning in &places.warnings {
+        voice.warning(warning);
+    }
+    Ok(places)
+}
+
+/// Finds the store that is added to.
+fn store(parsed: &Parsed) -> Result<PresentStore, FetchError> {
+    PresentStore::find(
+        &parsed.places,
+        parsed.env_store.as_deref(),
+        parsed.guix.as_deref(),
+    )
+}
+
+/// Fetches and, if that is wanted, adds the output to the store under a name.
+fn fetch_and_add(
+    request: &Request,
+    add: Option<(&Parsed, &ItemName)>,
+    places: &Places,
+    policy: &Policy,
+    voice: &Voice<'_>,
+    watch: Watch<'_>,
+) -> report::Report {
+    // That there is no store is better known before a download.
+    let add = add.map(|(parsed, name)| {
+        let store = store(parsed)?;
+        store.accepts(&request.address)?;
+        Ok((store, name))
+    });
+    let add = match add.transpose() {
+        Ok(add) => add,
+        Err(error) => return report::Report::failed(error),
+    };
+    let mut report = fetch::run(request, places, policy, voice, watch);
+    if let (Ok(_), Some((store, name))) = (&report.result, add) {
+        match prefetch::add_output(request, name, &store, watch) {
+            Ok((path, false)) => voice.note(&format!("added to the store: {path}")),
+            Ok((path, true)) => voice.note(&format!("the store has it: {path}")),
+            Err(mut error) => {
+                error
+                    .message
+                    .push_str("\n  the output is there and verified, and was not added");
+                report.result = Err(error);
+            }
+        }
+    }
+    report
+}
+
+/// Ends with a code, unless what was to be printed found no place. Whoever closed the pipe has seen enough.
+fn finish(terminal: &Terminal, printed: std::io::Result<()>, code: u8) -> u8 {
+    match printed {
+        Ok(()) => code,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => code,
+        Err(error) => {
+            let error = FetchError::local(format!("cannot write to standard output: {error}"));
+            print_error(terminal, &error);
+            error.kind.exit_code()
+        }
+    }
 }
 
 /// The first signal sets the flag, which ends the run in good order; the second ends it at once.
@@ -187,6 +419,15 @@ fn print_error(terminal: &Terminal, error: &FetchError) {
 struct Voice<'a> {
     terminal: &'a Terminal,
     speech: Speech,
+}
+
+impl Voice<'_> {
+    /// Says what is worth knowing and no trouble.
+    fn note(&self, message: &str) {
+        if !self.speech.quiet {
+            self.terminal.line(&format!("fetch: {message}"));
+        }
+    }
 }
 
 impl Listener for Voice<'_> {

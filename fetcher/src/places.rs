@@ -10,6 +10,7 @@ use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::media::Medium;
+use store_index::mounts::MountPattern;
 use store_index::places::is_in_place;
 use store_index::root::{Root, RootKind};
 use store_index::store_option::StoreOption;
@@ -18,6 +19,7 @@ use store_index::store_state::StoreState;
 
 use crate::discs::Discs;
 use crate::error::FetchError;
+use crate::source::SourceKind;
 use crate::source_url::SourceUrl;
 use crate::state::State;
 use store_index::path_text::printable;
@@ -34,6 +36,11 @@ pub struct Named {
     pub indexes: Vec<PathBuf>,
     /// Folders and media.
     pub media: Vec<PathBuf>,
+    /// The stores and media come from a configuration file, which speaks of what is often there, not of what must be
+    /// there now.
+    pub may_be_absent: MayBeAbsent,
+    /// Which mounted file systems are media beside those that are anyway.
+    pub media_globs: Vec<MountPattern>,
     /// No store that was not named.
     pub no_store: bool,
     /// No folder or medium that was not named.
@@ -46,6 +53,26 @@ pub struct Named {
     pub state: Option<PathBuf>,
     /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
     pub builtin: bool,
+}
+
+/// What need not be there although it was named.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MayBeAbsent {
+    /// The stores.
+    pub stores: bool,
+    /// The folders and media.
+    pub media: bool,
+}
+
+/// A place that was named in a configuration file and cannot be used now.
+#[derive(Clone, Debug)]
+pub struct LeftOut {
+    /// What it would be reported as.
+    pub kind: SourceKind,
+    /// Where it would be.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// A store that may be asked.
@@ -124,6 +151,8 @@ pub struct Places {
     pub no_local: bool,
     /// Where repositories are kept; it need not be there.
     pub git_cache: Option<PathBuf>,
+    /// What the configuration names and is not there.
+    pub left_out: Vec<LeftOut>,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
 }
@@ -142,7 +171,7 @@ impl Places {
             return Ok(places);
         }
         places.git_cache = named.state.as_ref().map(|state| state.join("git"));
-        places.discs = Discs::new(!named.no_media, named.builtin);
+        places.discs = Discs::new(!named.no_media, named.media_globs.clone(), named.builtin);
         let open = if named.builtin {
             Beneath::open_public
         } else {
@@ -150,10 +179,9 @@ impl Places {
         };
         let mut stores = Vec::new();
         for option in &named.stores {
-            let root = open(&option.real)
-                .and_then(|root| fs_err::read_dir(&option.real).map(|_| root))
-                .map_err(|error| unusable("store", &option.real, &error));
-            if let Some(root) = places.take(named, root)? {
+            let root =
+                open(&option.real).and_then(|root| fs_err::read_dir(&option.real).map(|_| root));
+            if let Some(root) = places.take(named, SourceKind::Store, &option.real, root)? {
                 stores.push((option.logical.clone(), root));
             }
         }
@@ -175,10 +203,8 @@ impl Places {
         }
         let mut media = Vec::new();
         for path in &named.media {
-            let opened = Root::folder(path)
-                .and_then(|root| Ok((root, open(path)?)))
-                .map_err(|error| unusable("medium", path, &error));
-            media.extend(places.take(named, opened)?);
+            let opened = Root::folder(path).and_then(|root| Ok((root, open(path)?)));
+            media.extend(places.take(named, SourceKind::Media, path, opened)?);
         }
         let indexes = places.named_indexes(&named.indexes);
         // Of a disc the index says which, and not where: it is looked for when all else has been asked.
@@ -239,21 +265,32 @@ impl Places {
         Ok(places)
     }
 
-    /// Passes on what was opened. What a daemon's administrator named may be missing for a while: a disc that is not
-    /// in its drive must not fail builds.
+    /// Passes on what was opened. What a configuration names may be missing for a while, and so may what a daemon's
+    /// administrator named: a disc that is not in its drive must not fail builds.
     fn take<T>(
         &mut self,
         named: &Named,
-        opened: Result<T, FetchError>,
+        kind: SourceKind,
+        path: &Path,
+        opened: io::Result<T>,
     ) -> Result<Option<T>, FetchError> {
+        let (what, may_be_absent) = match kind {
+            SourceKind::Store => ("store", named.may_be_absent.stores),
+            _ => ("medium", named.may_be_absent.media),
+        };
         match opened {
-            Ok(opened) => Ok(Some(opened)),
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) if may_be_absent => self.left_out.push(LeftOut {
+                kind,
+                path: path.to_owned(),
+                reason: format!("the configuration names it, and it cannot be used: {error}"),
+            }),
             Err(error) if named.builtin => {
-                self.warnings.push(error.message);
-                Ok(None)
+                self.warnings.push(unusable(what, path, &error).message);
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(unusable(what, path, &error)),
         }
+        Ok(None)
     }
 
     fn named_indexes(&mut self, paths: &[PathBuf]) -> Vec<Index> {

@@ -8,10 +8,10 @@ use store_index::path_text::printable;
 
 use crate::error::FetchError;
 use crate::request::{Request, Target};
-use crate::source::SourceKind;
+use crate::source::{Candidate, SourceKind};
 
 /// The version of the JSON object.
-const JSON_VERSION: u32 = 1;
+pub(crate) const JSON_VERSION: u32 = 1;
 
 /// How one attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +106,13 @@ struct Json<'a> {
 }
 
 #[derive(Serialize)]
-struct JsonSource<'a> {
+pub(crate) struct JsonSource<'a> {
     kind: &'static str,
     location: &'a str,
 }
 
 #[derive(Serialize)]
-struct JsonAttempt<'a> {
+pub(crate) struct JsonAttempt<'a> {
     kind: &'static str,
     location: &'a str,
     result: &'static str,
@@ -122,17 +122,27 @@ struct JsonAttempt<'a> {
 }
 
 #[derive(Serialize)]
-struct JsonError<'a> {
+pub(crate) struct JsonError<'a> {
     kind: &'static str,
     message: &'a str,
     hint: Option<&'a str>,
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Report {
+    /// The report of a fetch that could not begin.
+    pub fn failed(error: FetchError) -> Self {
+        Self {
+            attempts: Vec::new(),
+            result: Err(error),
+            left: None,
+            took: Duration::ZERO,
+        }
+    }
+
     /// Returns the program's exit code.
     pub fn exit_code(&self) -> u8 {
         self.result.as_ref().map_or_else(
@@ -156,19 +166,31 @@ impl Report {
             hash: request.address.digest().to_sri(),
             bytes: success.map(|success| success.bytes),
             executable: success.map(|success| success.executable),
-            source: success.map(|success| JsonSource {
-                kind: success.kind.name(),
-                location: &success.location,
-            }),
+            source: success.map(JsonSource::from),
             attempts: self.attempts.iter().map(JsonAttempt::from).collect(),
             ms: milliseconds(self.took),
-            error: self.result.as_ref().err().map(|error| JsonError {
-                kind: error.kind.name(),
-                message: &error.message,
-                hint: error.hint.as_deref(),
-            }),
+            error: self.result.as_ref().err().map(JsonError::from),
         };
         serde_json::to_string(&json).expect("strings and numbers always serialise")
+    }
+}
+
+impl<'a> From<&'a Success> for JsonSource<'a> {
+    fn from(success: &'a Success) -> Self {
+        Self {
+            kind: success.kind.name(),
+            location: &success.location,
+        }
+    }
+}
+
+impl<'a> From<&'a FetchError> for JsonError<'a> {
+    fn from(error: &'a FetchError) -> Self {
+        Self {
+            kind: error.kind.name(),
+            message: &error.message,
+            hint: error.hint.as_deref(),
+        }
     }
 }
 
@@ -191,6 +213,8 @@ pub trait Listener {
     fn warning(&self, message: &str);
     /// The same, and it must be heard even by those who asked for silence.
     fn loud_warning(&self, message: &str);
+    /// A candidate is about to be tried.
+    fn trying(&self, _candidate: &Candidate) {}
     /// A source was asked or a candidate tried.
     fn attempt(&self, attempt: &Attempt);
 }

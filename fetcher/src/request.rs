@@ -62,6 +62,12 @@ pub enum Target {
 }
 
 impl Request {
+    /// Returns true for the name in a store of the output that a daemon gave us. It is there while it is being made,
+    /// where an item with its name would be, and says nothing about what is known.
+    pub fn is_given_output(&self, base_name: &std::ffi::OsStr) -> bool {
+        matches!(&self.target, Target::Given(path) if path.file_name() == Some(base_name))
+    }
+
     /// Returns the wanted hash as the user wrote it.
     pub fn wanted(&self) -> String {
         self.address.digest().in_form(self.form).to_string()

@@ -154,6 +154,11 @@ impl SourceUrl {
         matches!(self.scheme, Scheme::Http | Scheme::Https)
     }
 
+    /// Returns true for `file://`, which names a file of this machine.
+    pub fn is_file(&self) -> bool {
+        matches!(&self.scheme, Scheme::Other(scheme) if scheme == "file")
+    }
+
     /// Returns the host, if the scheme has one.
     pub fn host(&self) -> Option<&str> {
         self.url.host_str().filter(|host| !host.is_empty())

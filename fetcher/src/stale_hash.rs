@@ -63,6 +63,18 @@ pub enum StaleHash {
     Ignore,
 }
 
+impl StaleHash {
+    /// Finds a way by name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "refuse" => Some(Self::Refuse),
+            "ignore" => Some(Self::Ignore),
+            _ => None,
+        }
+    }
+}
+
 /// A name taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Named {

@@ -87,7 +87,9 @@ impl Beneath {
     pub fn open_public(path: &Path) -> io::Result<Self> {
         let root = Self::open(path)?;
         let real = fs_err::canonicalize(path)?;
-        for directory in real.ancestors() {
+        // All but `/`: whoever runs is in it, and that of Nix's sandbox has no bits for others.
+        let ancestors = real.ancestors().filter(|way| way.parent().is_some());
+        for directory in ancestors {
             let stat = rustix::fs::stat(directory).map_err(|error| name(directory, error))?;
             Reach::Public
                 .check_way(&stat)

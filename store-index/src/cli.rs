@@ -8,6 +8,7 @@ use store_index::address::{ContentAddress, Method};
 use store_index::digest::Algorithm;
 use store_index::hash_text;
 use store_index::key::{KeyKind, KeySet};
+use store_index::manual::Shell;
 use store_index::store_option::StoreOption;
 use store_index::update::MAX_JOBS;
 
@@ -99,6 +100,18 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// List the media that are remembered, name them, forget them
     Media(MediaArgs),
+    /// Print a script that completes the command line
+    Completions {
+        /// Which shell is to read it
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// Where; it must be there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

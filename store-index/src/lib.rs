@@ -19,6 +19,7 @@ pub mod index_writer;
 pub mod key;
 pub mod links;
 pub mod manifest;
+pub mod manual;
 pub mod media;
 pub mod mounts;
 pub mod nar;

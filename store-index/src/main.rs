@@ -68,5 +68,7 @@ fn run(cli: &cli::Cli) -> Result<u8, Failure> {
         cli::Command::Status(args) => commands::status(args, &cli.talk),
         cli::Command::Check(args) => commands::check(args, &cli.talk, watch),
         cli::Command::Media(args) => commands::media(args, &cli.talk),
+        cli::Command::Completions { shell } => commands::completions(*shell),
+        cli::Command::Man { directory } => commands::man(directory),
     }
 }

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256;
 use crate::index::{Index, OpenError, find_default, read_manifest};
-use crate::mounts::{self, Mount, is_default_medium, label_and_uuid, medium_identity, mount_of};
+use crate::mounts::{
+    self, Mount, MountPattern, is_default_medium, label_and_uuid, medium_identity, mount_of,
+};
 use crate::path_text;
 use crate::places::{IN_PLACE_DIR, is_in_place};
 use crate::root::{Root, RootId, RootKind};
@@ -163,10 +165,18 @@ fn id_said(id: RootId) -> [u8; 20] {
 /// Returns the media that are mounted now and looked at without being named. Network file systems are not touched,
 /// since a dead one hangs. A medium that cannot be read is none.
 pub fn mounted() -> Vec<Medium> {
+    mounted_and_matching(&[])
+}
+
+/// The same, and whatever is mounted where a pattern says.
+pub fn mounted_and_matching(patterns: &[MountPattern]) -> Vec<Medium> {
     let mounts = mounts::mounted().unwrap_or_default();
+    let is_wanted = |mount: &Mount| {
+        is_default_medium(mount) || patterns.iter().any(|pattern| pattern.matches(mount))
+    };
     mounts
         .into_iter()
-        .filter(is_default_medium)
+        .filter(is_wanted)
         .filter_map(|mount| Medium::identify(mount.mount_point.clone(), Some(mount)).ok())
         .collect()
 }

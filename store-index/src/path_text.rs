@@ -35,6 +35,19 @@ pub fn printable(path: &Path) -> String {
     }
 }
 
+/// Returns a text of somebody else's for messages, with control characters escaped.
+pub fn printable_text(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
 /// Reads what [`encode`] wrote.
 pub fn decode(text: &str) -> Option<PathBuf> {
     let mut bytes = Vec::with_capacity(text.len());

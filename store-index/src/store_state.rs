@@ -73,6 +73,26 @@ impl StoreState {
         Ok(answer)
     }
 
+    /// Returns those of some items, given by base name, that are not valid; `None` without a database.
+    pub fn missing<'a>(
+        &self,
+        base_names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Option<Vec<&'a str>>, DatabaseError> {
+        for path in &self.paths {
+            let Some(mut database) = StoreDatabase::open(&self.logical, path)? else {
+                continue;
+            };
+            let mut missing = Vec::new();
+            for base_name in base_names {
+                if !database.is_valid(base_name)? {
+                    missing.push(base_name);
+                }
+            }
+            return Ok(Some(missing));
+        }
+        Ok(None)
+    }
+
     /// Returns what `pick` makes of the valid items; `None` without a database.
     pub fn valid_items<T>(
         &self,

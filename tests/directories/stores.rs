@@ -347,3 +347,101 @@ fn a_store_item_with_a_git_directory_is_taken_as_it_is() {
         .json(0);
     assert!(!env.out("less/.git").exists());
 }
+
+#[test]
+fn the_environment_says_where_the_state_of_a_store_is() {
+    let lacking = "the_environment_says_where_the_state_of_a_store_is";
+    if lacks(lacking, NIX, false) || lacks(lacking, &["cp"], false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let item = add_otherwise(&store, &fill(&env, "tree"));
+    let hash = store.nar_hash(&item);
+    let states = env.path("states");
+    fs_err::create_dir(&states).unwrap();
+    let fetch = |store: &std::ffi::OsStr| {
+        let run = env.fetch_hash(&hash).nar().to("out").arg("--store");
+        run.arg(store)
+    };
+    let dir = store.dir();
+    fetch(dir.as_os_str()).json(0);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    fs_err::rename(store.root().join("var/nix"), states.join("own")).unwrap();
+    fetch(dir.as_os_str()).json(3);
+    // As Nix and Guix name it: the directory itself, or the one that has it.
+    fs_err::create_dir(states.join("local")).unwrap();
+    symlink(states.join("own"), states.join("local/nix")).unwrap();
+    fs_err::create_dir(states.join("local-guix")).unwrap();
+    symlink(states.join("own"), states.join("local-guix/guix")).unwrap();
+    for (variable, value) in [
+        ("NIX_STATE_DIR", "own"),
+        ("GUIX_STATE_DIRECTORY", "own"),
+        ("NIX_LOCALSTATE_DIR", "local"),
+        ("NIX_LOCALSTATE_DIR", "local-guix"),
+    ] {
+        let value = states.join(value);
+        let report = fetch(dir.as_os_str()).variable(variable, &value).json(0);
+        assert_eq!(report.kind(), "directories", "{variable}");
+        fs_err::remove_dir_all(env.out("out")).unwrap();
+        // An index is made of it as well.
+        let index = env.path(format!("index-{variable}"));
+        let run = env.store_index(["update", "--index"]).arg(&index);
+        let run = run.in_store(&dir).variable(variable, &value);
+        assert_eq!(run.json(0).object["roots"][0]["directories"], 1);
+        fs_err::remove_dir_all(&index).unwrap();
+        fetch(dir.as_os_str())
+            .variable(variable, env.path("nowhere"))
+            .json(3);
+    }
+    // Another system's store, mounted elsewhere, has a state of its own.
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(&dir)
+        .arg(env.path("elsewhere"))
+        .status();
+    assert!(status.unwrap().success());
+    let mut option = dir.into_os_string();
+    option.push("=");
+    option.push(env.path("elsewhere"));
+    fetch(&option)
+        .variable("NIX_STATE_DIR", states.join("own"))
+        .json(3);
+}
+
+#[test]
+fn the_database_knows_the_names_of_a_link() {
+    let lacking = "the_database_knows_the_names_of_a_link";
+    if lacks(lacking, NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let file = env.write("foo-1.2.tar.gz", noise(9, 20_000));
+    let item = store.add_fixed("sha512", true, &file);
+    // Only equal files get a link.
+    let file = env.write("foo-1.2.tgz", noise(9, 20_000));
+    let other = store.add_fixed("sha512", true, &file);
+    store.optimise();
+    // No name in the listing has the link's inode any more.
+    for item in [&item, &other] {
+        let content = fs_err::read(item).unwrap();
+        fs_err::remove_file(item).unwrap();
+        fs_err::write(item, content).unwrap();
+    }
+    let hash = store.nar_hash(&item);
+    let ask = |name: &str, output: &str| {
+        let run = env.fetch_hash(&hash).nar().in_store(&store.dir());
+        run.args(["--name", name]).to(output).json(0)
+    };
+    ask("foo-1.2.tar.gz", "same").tried("links", "ok", ".links");
+    let report = ask("foo-1.3.tar.gz", "other");
+    report.tried("links", "suspicious", ".links");
+    let mut attempts = report.object["attempts"].as_array().unwrap().iter();
+    let link = attempts.find(|attempt| attempt["kind"] == "links").unwrap();
+    let reason = link["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("foo-1.2.tar.gz") && reason.contains("foo-1.2.tgz"),
+        "{reason}"
+    );
+}

@@ -2,11 +2,13 @@
 
 pub(crate) mod git;
 pub(crate) mod git_server;
+pub(crate) mod guix;
 #[path = "../lacks.rs"]
 mod lacks;
 pub(crate) mod nginx;
 pub(crate) mod nix;
 pub(crate) mod server;
+pub(crate) mod tls;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -107,7 +109,12 @@ impl TestEnv {
         self.run(store_index_program(), args)
     }
 
-    fn run<S: AsRef<OsStr>>(&self, program: &Path, args: impl IntoIterator<Item = S>) -> Run<'_> {
+    /// A run of any program with these arguments.
+    pub(crate) fn run<S: AsRef<OsStr>>(
+        &self,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Run<'_> {
         Run {
             env: self,
             program: program.to_owned(),
@@ -185,6 +192,14 @@ impl Run<'_> {
         self
     }
 
+    /// Runs it where this is the store that Nix's tools know.
+    pub(crate) fn with_nix(mut self, store: &nix::NixStore) -> Self {
+        for (name, value) in store.variables() {
+            self = self.variable(name, value);
+        }
+        self
+    }
+
     pub(crate) fn umask(mut self, umask: u32) -> Self {
         self.umask = Some(umask);
         self
@@ -196,6 +211,36 @@ impl Run<'_> {
             .map(OsString::from)
             .into();
         self.wrapper.push(log.into());
+        self
+    }
+
+    /// Runs it where `/etc` holds this configuration file and nothing else. For root.
+    pub(crate) fn with_system_file(self, file: &Path) -> Self {
+        let script =
+            "mount -t tmpfs none /etc && mkdir /etc/fetch && cp \"$1\" /etc/fetch/fetch.toml";
+        self.in_own_mounts(script, &[file])
+    }
+
+    /// Runs it where `folder` is also mounted at `point`. For root.
+    pub(crate) fn with_mount(self, folder: &Path, point: &Path) -> Self {
+        self.in_own_mounts("mount --bind \"$1\" \"$2\"", &[folder, point])
+    }
+
+    /// Runs it after a shell has mounted something that nobody else sees.
+    fn in_own_mounts(mut self, script: &str, args: &[&Path]) -> Self {
+        let script = format!("{script} && shift {} && exec \"$@\"", args.len());
+        self.wrapper = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+        ]
+        .map(OsString::from)
+        .into();
+        self.wrapper.extend([script.into(), "sh".into()]);
+        self.wrapper.extend(args.iter().map(OsString::from));
         self
     }
 

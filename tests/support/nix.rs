@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
-use super::TestEnv;
+use super::{TestEnv, repository};
 
 /// The programs a [`NixStore`] needs; see [`super::lacks`].
 pub(crate) const NIX: &[&str] = &["nix", "nix-store", "nix-hash", "timeout"];
@@ -23,11 +24,20 @@ impl NixStore {
 
     /// Makes an empty store with more lines in its nix.conf.
     pub(crate) fn configured(env: &TestEnv, configuration: &str) -> Self {
+        Self::make(env, "nix", configuration)
+    }
+
+    /// Makes an empty store at `ROOT/store`.
+    pub(crate) fn at(env: &TestEnv, root: &str) -> Self {
+        Self::make(env, root, "")
+    }
+
+    fn make(env: &TestEnv, root: &str, configuration: &str) -> Self {
         let store = Self {
-            root: env.path("nix"),
+            root: env.path(root),
         };
         env.write(
-            "nix/etc/nix.conf",
+            format!("{root}/etc/nix.conf"),
             format!("build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n{configuration}\n"),
         );
         store.nix("nix-store", &["--init"]);
@@ -76,20 +86,31 @@ impl NixStore {
     }
 
     fn output(&self, program: &str, args: &[&str]) -> Output {
+        self.command(program).args(args).output().unwrap()
+    }
+
+    /// A run of one of Nix's tools on this store.
+    pub(crate) fn command(&self, program: &str) -> Command {
         // Under a limit, and never through a daemon: Nix 2.8 without a state folder forks without end.
-        Command::new("timeout")
+        let mut command = Command::new("timeout");
+        command
             .args(["60", program])
-            .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.root)
-            .env("NIX_REMOTE", "local")
-            .env("NIX_STORE_DIR", self.dir())
-            .env("NIX_STATE_DIR", self.root.join("var/nix"))
-            .env("NIX_LOG_DIR", self.root.join("var/log/nix"))
-            .env("NIX_CONF_DIR", self.root.join("etc"))
-            .output()
-            .unwrap()
+            .envs(self.variables());
+        command
+    }
+
+    /// What tells Nix's tools that this is their store.
+    pub(crate) fn variables(&self) -> [(&'static str, PathBuf); 5] {
+        [
+            ("NIX_REMOTE", "local".into()),
+            ("NIX_STORE_DIR", self.dir()),
+            ("NIX_STATE_DIR", self.root.join("var/nix")),
+            ("NIX_LOG_DIR", self.root.join("var/log/nix")),
+            ("NIX_CONF_DIR", self.root.join("etc")),
+        ]
     }
 
     /// Adds a file as a fixed output, its name being the file's.
@@ -144,4 +165,24 @@ impl NixStore {
             ],
         )
     }
+}
+
+/// Returns `fetch` as one static file, as builds need it: `FETCH_STATIC_BINARY`, or built now.
+pub(crate) fn static_fetch() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("FETCH_STATIC_BINARY") {
+            return program.into();
+        }
+        let built = Command::new(repository().join("contrib/static-build"))
+            .arg("sandbox")
+            .output()
+            .unwrap();
+        assert!(
+            built.status.success(),
+            "contrib/static-build: {}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        String::from_utf8(built.stdout).unwrap().trim_end().into()
+    })
 }

@@ -10,6 +10,7 @@ use store_index::key::{Digests, KeyKind, KeySet};
 use store_index::links::{self, LinkName};
 use store_index::root::Root;
 use store_index::segment::batch::Batch;
+use store_index::segment::reader::IndexedFile;
 use store_index::watch::{NoProgress, Watch};
 use store_index::{nar, nix32};
 
@@ -92,6 +93,85 @@ pub(crate) fn tree(root: &Path, files: u64, bytes: u64) -> Result<u64> {
         written += len;
     }
     Ok(written)
+}
+
+/// Makes a tree like that of a large program's source: so many files of 13 kB on average, a hundred to a folder.
+/// Returns how many bytes that is.
+pub(crate) fn source_tree(root: &Path, files: u64) -> Result<u64> {
+    /// The square of a number between 0 and 1 is a third on average.
+    const LARGEST: f64 = 39_000.0;
+    let mut numbers = Numbers::new(6);
+    let mut content = vec![0; 1024 * 1024];
+    numbers.fill(&mut content);
+    let mut written = 0;
+    for number in 0..files {
+        let folder = root.join(format!("part-{:02}/{:03}", number / 3000, number / 100));
+        if number.is_multiple_of(100) {
+            fs_err::create_dir_all(&folder)?;
+        }
+        let part = (numbers.draw() >> 40) as f64 / (1u64 << 24) as f64;
+        let len = (LARGEST * part * part) as usize;
+        let start = (numbers.draw() % 1_000_000) as usize;
+        fs_err::write(
+            folder.join(format!("file-{number:05}.c")),
+            &content[start..(start + len).min(content.len())],
+        )?;
+        written += len as u64;
+    }
+    Ok(written)
+}
+
+/// Writes a checksum list of all files of a folder, as `sha256sum` does.
+pub(crate) fn checksums(root: &Path) -> Result<()> {
+    let done = std::process::Command::new("sh")
+        .args(["-c", "cd \"$1\" && find . -type f -print0 | xargs -0 openssl dgst -sha256 -r | tr '*' ' ' >SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS", "sh"])
+        .arg(root)
+        .status()?;
+    if done.success() {
+        Ok(())
+    } else {
+        Err("cannot make checksums".into())
+    }
+}
+
+/// Writes an index of a folder with so many files that do not exist, as of a medium, and with those that do.
+pub(crate) fn folder_index(directory: &Path, root: &Path, first: u64, count: u64) -> Result<()> {
+    let interrupt = std::sync::atomic::AtomicBool::new(false);
+    let watch = Watch {
+        interrupt: &interrupt,
+        progress: &NoProgress,
+    };
+    let kinds = Some(KeySet::always());
+    let mut writer = IndexWriter::open(directory, &Root::folder(root)?, kinds, false, watch)?;
+    let mut batch = Batch::new(KeySet::always());
+    let mut push = |path: String, size, flat| -> Result<()> {
+        let file = IndexedFile {
+            path: path.into_bytes(),
+            size,
+            mtime_ns: 0,
+            inode: 0,
+            hint: false,
+        };
+        batch.push_file(file, &digests(flat)?);
+        Ok(())
+    };
+    for entry in fs_err::read_dir(root)? {
+        let entry = entry?;
+        let content = fs_err::read(entry.path())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        push(
+            name,
+            content.len() as u64,
+            store_index::digest::sha256(&content),
+        )?;
+    }
+    for number in first..first + count {
+        let path = format!("pool/main/{:03}/file-{number:07}.tar.gz", number / 1000);
+        push(path, number, digest(number))?;
+    }
+    writer.append(&batch)?;
+    writer.finish(None)?;
+    Ok(())
 }
 
 /// Makes a directory that looks like a store with so many items: names of the usual form, hard links to a few files.

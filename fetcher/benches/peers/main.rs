@@ -7,6 +7,7 @@ mod child;
 mod fixtures;
 mod measure;
 mod nginx;
+mod nix_builds;
 mod report;
 mod rows;
 

@@ -1,6 +1,8 @@
 //! What is measured: one function for each group of rows.
 
 mod git;
+mod media;
+mod trees;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -43,6 +45,9 @@ pub(crate) struct Sizes {
     links: u64,
     downloaded_bytes: u64,
     repository_files: u64,
+    pub(crate) built_bytes: [u64; 3],
+    source_files: u64,
+    medium_files: u64,
 }
 
 impl Sizes {
@@ -58,6 +63,9 @@ impl Sizes {
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
         repository_files: 50_000,
+        built_bytes: [1024, 10 * MIB, 500 * MIB],
+        source_files: 90_000,
+        medium_files: 100_000,
     };
 
     /// To see that everything works; the numbers say nothing.
@@ -73,14 +81,26 @@ impl Sizes {
         links: 1_000,
         downloaded_bytes: 10 * MIB,
         repository_files: 300,
+        built_bytes: [1024, MIB, 2 * MIB],
+        source_files: 500,
+        medium_files: 500,
     };
+
+    /// A build takes a tenth of a second, or seconds if it is large.
+    pub(crate) const fn build_runs(&self, bytes: u64) -> usize {
+        if bytes < 100 * MIB {
+            3 * self.long_runs
+        } else {
+            self.long_runs
+        }
+    }
 }
 
 /// What all groups need.
 #[derive(Debug)]
 pub(crate) struct Bench {
     scratch: PathBuf,
-    sizes: Sizes,
+    pub(crate) sizes: Sizes,
     cores: usize,
     fetch: PathBuf,
     store_index: PathBuf,
@@ -137,6 +157,24 @@ pub(crate) const GROUPS: &[Group] = &[
         measure: tree,
     },
     Group {
+        name: "medium",
+        how: "Indexing a medium: a folder with a `SHA256SUMS` of all its files, into an empty index each time: by the list, which reads no file, and all of it. The \
+              peers read every file too; nobody but us has a use for the list without reading.",
+        measure: media::index,
+    },
+    Group {
+        name: "whole-trees",
+        how: "Hash of a tree: `fetch --mode nar|git -o TREE` of an output that is there and right, which is nothing but the hash of it. `git hash-object` hashes the \
+              blobs alone, in a fresh repository, told all paths on standard input, and writes nothing. Copy: from a store that has the tree under another name, \
+              without an index; the output is removed and everything dirty written back before each run.",
+        measure: trees::measure,
+    },
+    Group {
+        name: "ten-media",
+        how: "Lookup in ten media: ten folders, each with its index of files that do not exist, and one that does on the last.",
+        measure: media::lookup,
+    },
+    Group {
         name: "refresh",
         how: "Refresh: `.links` holds hard links to a few small files; the first update, which reads every one, is not counted.",
         measure: refresh,
@@ -152,6 +190,13 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Commits: `git daemon` on the loopback. The peer is what fetchers of Nix and Guix do: a shallow clone, `.git` removed, hashed; it keeps nothing for \
               the next commit. One file in a hundred differs between the two.",
         measure: git::git,
+    },
+    Group {
+        name: "nix",
+        how: "Builds of Nix: `nix-build` of one fixed output in the sandbox, on private stores, without build users; before each run the output is deleted and \
+              everything dirty written back. \"Copied\" finds the content under another name in the store, which is mounted at another place in the sandbox. A \
+              good part of each time is Nix's own: starting, making the sandbox, and hashing the output once more.",
+        measure: crate::nix_builds::builds,
     },
 ];
 
@@ -172,7 +217,7 @@ impl Bench {
         })
     }
 
-    fn turns(&self, runs: usize, jobs: &[Job<'_>]) -> Result<Vec<Series>> {
+    pub(crate) fn turns(&self, runs: usize, jobs: &[Job<'_>]) -> Result<Vec<Series>> {
         take_turns(&self.scratch, runs, jobs)
     }
 
@@ -780,6 +825,14 @@ fn in_ms(seconds: Spread) -> Spread {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A number of bytes, in words.
+pub(crate) fn in_words(bytes: u64) -> String {
+    match bytes / MIB {
+        0 => format!("{} KiB", bytes / 1024),
+        mib => format!("{mib} MiB"),
+    }
 }
 
 /// A number of things, in words where that is shorter.

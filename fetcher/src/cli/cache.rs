@@ -64,6 +64,7 @@ impl CacheArgs {
                 ..Named::default()
             },
             env_store: None,
+            guix: None,
             speech: report.interpret(environment)?,
             warnings: Vec::new(),
         })

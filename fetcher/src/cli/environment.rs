@@ -1,13 +1,19 @@
-//! The environment variables that configure us.
+//! Where a setting comes from: an option, else its environment variable, else the configuration files.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
+use crate::configuration::Configuration;
 use crate::error::FetchError;
 
-/// The environment as far as it configures us; a function, so that tests need not change the process's own.
-pub struct Environment<'a>(pub &'a dyn Fn(&str) -> Option<OsString>);
+/// What configures us beside the options.
+pub struct Environment<'a> {
+    /// The variables; a function, so that tests need not change the process's own.
+    pub variables: &'a dyn Fn(&str) -> Option<OsString>,
+    /// What the files say, which counts last.
+    pub configuration: Configuration,
+}
 
 impl std::fmt::Debug for Environment<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -18,7 +24,7 @@ impl std::fmt::Debug for Environment<'_> {
 impl Environment<'_> {
     /// A variable; empty counts as not set.
     pub(crate) fn text(&self, name: &str) -> Result<Option<String>, FetchError> {
-        match (self.0)(name).filter(|value| !value.is_empty()) {
+        match (self.variables)(name).filter(|value| !value.is_empty()) {
             None => Ok(None),
             Some(value) => value
                 .into_string()
@@ -39,13 +45,38 @@ impl Environment<'_> {
         }
     }
 
+    /// An option's value, else its variable's, both read by `parse`, else what was configured.
+    pub(super) fn value<T>(
+        &self,
+        option: Option<String>,
+        name: &str,
+        configured: Option<T>,
+        parse: impl Fn(&str) -> Result<T, FetchError>,
+    ) -> Result<Option<T>, FetchError> {
+        match self.or(option, name)? {
+            Some(text) => parse(&text).map(Some),
+            None => Ok(configured),
+        }
+    }
+
     /// A switch, on if it was given or its variable says so.
-    pub(super) fn switch(&self, given: bool, name: &str) -> Result<bool, FetchError> {
+    pub(crate) fn switch(&self, given: bool, name: &str) -> Result<bool, FetchError> {
+        self.switch_or(given, name, None)
+    }
+
+    /// A switch, on if it was given; else its variable decides, else what was configured.
+    pub(crate) fn switch_or(
+        &self,
+        given: bool,
+        name: &str,
+        configured: Option<bool>,
+    ) -> Result<bool, FetchError> {
         if given {
             return Ok(true);
         }
         match self.text(name)?.as_deref() {
-            None | Some("0" | "false" | "no" | "off") => Ok(false),
+            None => Ok(configured.unwrap_or(false)),
+            Some("0" | "false" | "no" | "off") => Ok(false),
             Some("1" | "true" | "yes" | "on") => Ok(true),
             Some(other) => Err(FetchError::usage(format!(
                 "{name} is '{other}'; 1 or 0 is wanted"
@@ -53,19 +84,25 @@ impl Environment<'_> {
         }
     }
 
-    pub(super) fn paths(&self, given: Vec<PathBuf>, name: &str) -> Vec<PathBuf> {
+    /// The real guix, where it was named.
+    pub fn guix(&self) -> Result<Option<PathBuf>, FetchError> {
+        let named = self.text("FETCH_GUIX")?.map(PathBuf::from);
+        Ok(named.or_else(|| self.configuration.guix.clone()))
+    }
+
+    /// A list of paths, else its variable's. A variable that is empty is not set, one of colons alone is empty.
+    pub(crate) fn paths(&self, given: Vec<PathBuf>, name: &str) -> Option<Vec<PathBuf>> {
         if !given.is_empty() {
-            return given;
+            return Some(given);
         }
-        let Some(value) = (self.0)(name) else {
-            return Vec::new();
-        };
-        value
+        let value = (self.variables)(name).filter(|value| !value.is_empty())?;
+        let paths = value
             .as_bytes()
             .split(|&byte| byte == b':')
             .filter(|part| !part.is_empty())
             .map(|part| PathBuf::from(std::ffi::OsStr::from_bytes(part)))
-            .collect()
+            .collect();
+        Some(paths)
     }
 
     /// Values of an option, else the words of its variable.
@@ -81,7 +118,7 @@ impl Environment<'_> {
     /// these variables has it.
     pub(super) fn state_folder(&self) -> Option<PathBuf> {
         let absolute = |name: &str| {
-            (self.0)(name)
+            (self.variables)(name)
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };

@@ -36,6 +36,7 @@ impl ExplainArgs {
             invocation,
             places,
             env_store,
+            guix: None,
             speech,
             warnings,
         })

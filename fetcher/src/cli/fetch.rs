@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::network::NetworkArgs;
 use super::places::PlaceArgs;
+use super::prefetch::item_name;
 use super::report::ReportArgs;
 use super::what::WhatArgs;
 use super::{Environment, Invocation, Parsed};
 use crate::error::FetchError;
-use crate::fetch::Policy;
 use crate::request::Target;
 
 #[derive(Debug, Args)]
@@ -29,6 +29,9 @@ pub(super) struct FetchArgs {
     /// Replace a file or symbolic link that stands at the output
     #[arg(long)]
     force: bool,
+    /// Also add the output to the store, under NAME
+    #[arg(long)]
+    add: bool,
     #[command(flatten)]
     places: PlaceArgs,
     #[command(flatten)]
@@ -45,7 +48,7 @@ impl FetchArgs {
         })?;
         let output = match self.output {
             Some(output) => Some(output),
-            None => (environment.0)("FETCH_OUTPUT")
+            None => (environment.variables)("FETCH_OUTPUT")
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from),
         };
@@ -61,23 +64,29 @@ impl FetchArgs {
                     .with_hint("write the content to a file with -o PATH"),
             );
         }
-        let policy = Policy {
-            offline: environment.switch(self.network.offline, "FETCH_OFFLINE")?,
-            force: environment.switch(self.force, "FETCH_FORCE")?,
-            stale_hash: self.network.stale_hash(environment)?,
-            limits: self.network.limits(environment)?,
-            lock: self.network.lock(environment)?,
-            leave_wrong: false,
+        let add = match environment.switch(self.add, "FETCH_ADD")? {
+            true if request.target == Target::Stdout => {
+                return Err(
+                    FetchError::usage("--add wants an output that stays, not -o -")
+                        .with_hint("fetch prefetch adds without an output"),
+                );
+            }
+            true => Some(item_name(request.name.as_deref())?),
+            false => None,
         };
+        let force = environment.switch(self.force, "FETCH_FORCE")?;
+        let policy = self.network.policy(force, environment)?;
         let (places, env_store) = self.places.interpret(environment)?;
         let invocation = Invocation::Fetch {
             request: Box::new(request),
             policy,
+            add,
         };
         Ok(Parsed {
             invocation,
             places,
             env_store,
+            guix: environment.guix()?,
             speech,
             warnings,
         })

@@ -5,20 +5,18 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Environment;
+use crate::configuration::{ConfiguredLimits, MAX_TIMEOUT, timeout};
 use crate::error::FetchError;
-use crate::fetch::LockPolicy;
+use crate::fetch::{LockPolicy, Policy};
 use crate::net::Limits;
 use crate::stale_hash::StaleHash;
-
-/// The longest time that may be given for a timeout: more is a mistake in the unit.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
     /// Open no socket
     #[arg(long)]
-    pub(super) offline: bool,
+    offline: bool,
     /// Local content whose name has another version than asked for: auto (the network decides; used offline), refuse or ignore
     #[arg(long, value_name = "WHAT")]
     stale_hash: Option<String>,
@@ -49,7 +47,7 @@ fn some_seconds(text: &str) -> Option<Duration> {
 }
 
 impl NetworkArgs {
-    pub(super) fn lock(&self, environment: &Environment<'_>) -> Result<LockPolicy, FetchError> {
+    fn lock(&self, environment: &Environment<'_>) -> Result<LockPolicy, FetchError> {
         let Some(text) = environment.or(self.lock.clone(), "FETCH_LOCK")? else {
             return Ok(LockPolicy::Wait);
         };
@@ -67,75 +65,93 @@ impl NetworkArgs {
         }
     }
 
-    pub(super) fn stale_hash(
-        &self,
+    /// Returns how to fetch.
+    pub(super) fn policy(
+        self,
+        force: bool,
         environment: &Environment<'_>,
-    ) -> Result<StaleHash, FetchError> {
-        match environment
-            .or(self.stale_hash.clone(), "FETCH_STALE_HASH")?
-            .as_deref()
-        {
-            None | Some("auto") => Ok(StaleHash::Auto),
-            Some("refuse") => Ok(StaleHash::Refuse),
-            Some("ignore") => Ok(StaleHash::Ignore),
-            Some(other) => Err(FetchError::usage(format!(
-                "--stale-hash '{other}' is unknown; known are auto, refuse and ignore"
-            ))),
-        }
+    ) -> Result<Policy, FetchError> {
+        let configured = &environment.configuration;
+        let lock = self.lock(environment)?;
+        let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
+        Ok(Policy {
+            offline,
+            force,
+            stale_hash: stale_hash(self.stale_hash.clone(), environment)?,
+            limits: self.limits(environment)?,
+            lock,
+            leave_wrong: false,
+        })
     }
 
-    pub(crate) fn limits(&self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
-        let mut limits = Limits::default();
-        let seconds = |option: &Option<String>,
-                       variable: &str,
-                       name: &str|
-         -> Result<Option<Duration>, FetchError> {
-            let Some(text) = environment.or(option.clone(), variable)? else {
-                return Ok(None);
-            };
-            let duration = text
-                .parse()
-                .ok()
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            match duration {
-                Some(duration) if !duration.is_zero() && duration <= MAX_TIMEOUT => {
-                    Ok(Some(duration))
-                }
-                _ => Err(FetchError::usage(format!(
-                    "{name} '{text}' is no number of seconds from above 0 to 86400"
-                ))),
-            }
+    pub(crate) fn limits(self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
+        let configured = environment.configuration.limits;
+        let retry_budget = environment.or(self.retry_budget.clone(), "FETCH_RETRY_BUDGET")?;
+        let seconds = |option: Option<String>, variable: &str, name: &str, configured| {
+            environment.value(option, variable, configured, |text| {
+                text.parse().ok().and_then(timeout).ok_or_else(|| {
+                    FetchError::usage(format!(
+                        "{name} '{text}' is no number of seconds from above 0 to 86400"
+                    ))
+                })
+            })
         };
-        let connect = seconds(
-            &self.connect_timeout,
-            "FETCH_CONNECT_TIMEOUT",
-            "--connect-timeout",
-        )?;
-        let first_byte = seconds(
-            &self.first_byte_timeout,
-            "FETCH_FIRST_BYTE_TIMEOUT",
-            "--first-byte-timeout",
-        )?;
-        let stall = seconds(
-            &self.stall_timeout,
-            "FETCH_STALL_TIMEOUT",
-            "--stall-timeout",
-        )?;
-        if let Some(text) = environment.or(self.retry_budget.clone(), "FETCH_RETRY_BUDGET")? {
+        let limits = ConfiguredLimits {
+            connect_timeout: seconds(
+                self.connect_timeout,
+                "FETCH_CONNECT_TIMEOUT",
+                "--connect-timeout",
+                configured.connect_timeout,
+            )?,
+            first_byte_timeout: seconds(
+                self.first_byte_timeout,
+                "FETCH_FIRST_BYTE_TIMEOUT",
+                "--first-byte-timeout",
+                configured.first_byte_timeout,
+            )?,
+            stall_timeout: seconds(
+                self.stall_timeout,
+                "FETCH_STALL_TIMEOUT",
+                "--stall-timeout",
+                configured.stall_timeout,
+            )?,
+            max_bytes: environment.value(
+                self.max_bytes,
+                "FETCH_MAX_BYTES",
+                configured.max_bytes,
+                |text| {
+                    text.parse().map_err(|_| {
+                        FetchError::usage(format!("--max-bytes '{text}' is no number of bytes"))
+                    })
+                },
+            )?,
+        };
+        let mut limits = limits.or_default();
+        if let Some(text) = retry_budget {
             limits.retry_budget = some_seconds(&text).ok_or_else(|| {
                 FetchError::usage(format!(
                     "--retry-budget '{text}' is no number of seconds from 0 to 86400"
                 ))
             })?;
         }
-        limits.connect_timeout = connect.unwrap_or(limits.connect_timeout);
-        limits.first_byte_timeout = first_byte.unwrap_or(limits.first_byte_timeout);
-        limits.stall_window = stall.unwrap_or(limits.stall_window);
-        if let Some(text) = environment.or(self.max_bytes.clone(), "FETCH_MAX_BYTES")? {
-            limits.max_bytes = text.parse().map_err(|_| {
-                FetchError::usage(format!("--max-bytes '{text}' is no number of bytes"))
-            })?;
-        }
         Ok(limits)
     }
+}
+
+/// Reads `--stale-hash`.
+pub(super) fn stale_hash(
+    option: Option<String>,
+    environment: &Environment<'_>,
+) -> Result<StaleHash, FetchError> {
+    let configured = environment.configuration.stale_hash;
+    let known = |name: &str| {
+        StaleHash::from_name(name).ok_or_else(|| {
+            FetchError::usage(format!(
+                "--stale-hash '{}' is unknown; known are auto, refuse and ignore",
+                name.escape_debug()
+            ))
+        })
+    };
+    let chosen = environment.value(option, "FETCH_STALE_HASH", configured, known)?;
+    Ok(chosen.unwrap_or_default())
 }

@@ -8,7 +8,7 @@ use store_index::store_option::StoreOption;
 use super::Environment;
 use super::what::parse_url;
 use crate::error::FetchError;
-use crate::places::Named;
+use crate::places::{MayBeAbsent, Named};
 use crate::source_url::SourceUrl;
 
 #[derive(Debug, Default, Args)]
@@ -46,31 +46,37 @@ impl PlaceArgs {
             Some(store) => Some(store),
             None => environment.text("NIX_STORE")?,
         };
-        let texts = if self.store.is_empty() {
-            let variable = environment.text("FETCH_STORE")?.unwrap_or_default();
-            variable
-                .split(':')
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned)
-                .collect()
-        } else {
-            self.store
+        let texts = match environment.text("FETCH_STORE")? {
+            Some(variable) if self.store.is_empty() => {
+                let texts = variable.split(':').filter(|text| !text.is_empty());
+                Some(texts.map(str::to_owned).collect())
+            }
+            _ => (!self.store.is_empty()).then_some(self.store),
         };
-        let stores: Vec<StoreOption> = texts
-            .iter()
-            .map(|text| {
-                StoreOption::parse(text, env_store.as_deref()).map_err(|error| {
-                    FetchError::usage(format!("--store '{}': {error}", text.escape_debug()))
-                })
+        let parse = |text: &String| {
+            StoreOption::parse(text, env_store.as_deref()).map_err(|error| {
+                FetchError::usage(format!("--store '{}': {error}", text.escape_debug()))
             })
-            .collect::<Result<_, _>>()?;
+        };
+        let stores = texts
+            .map(|texts: Vec<String>| texts.iter().map(parse).collect::<Result<Vec<_>, _>>())
+            .transpose()?;
+        let media = environment.paths(self.media, "FETCH_MEDIA");
+        let indexes = environment.paths(self.index, "FETCH_INDEX");
+        let configured = environment.configuration.clone();
+        let switch = |given, name, configured| environment.switch_or(given, name, configured);
         let named = Named {
-            stores,
-            indexes: environment.paths(self.index, "FETCH_INDEX"),
-            media: environment.paths(self.media, "FETCH_MEDIA"),
-            no_store: environment.switch(self.no_store, "FETCH_NO_STORE")?,
-            no_media: environment.switch(self.no_media, "FETCH_NO_MEDIA")?,
-            no_local: environment.switch(self.no_local, "FETCH_NO_LOCAL")?,
+            may_be_absent: MayBeAbsent {
+                stores: stores.is_none(),
+                media: media.is_none(),
+            },
+            stores: stores.or(configured.stores).unwrap_or_default(),
+            indexes: indexes.or(configured.indexes).unwrap_or_default(),
+            media: media.or(configured.media).unwrap_or_default(),
+            media_globs: configured.media_globs.unwrap_or_default(),
+            no_store: switch(self.no_store, "FETCH_NO_STORE", configured.no_store)?,
+            no_media: switch(self.no_media, "FETCH_NO_MEDIA", configured.no_media)?,
+            no_local: switch(self.no_local, "FETCH_NO_LOCAL", configured.no_local)?,
             mirrors: environment
                 .words(self.mirror, "FETCH_MIRROR")?
                 .iter()

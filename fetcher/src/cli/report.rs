@@ -38,21 +38,30 @@ pub struct Speech {
 
 impl ReportArgs {
     pub(super) fn interpret(self, environment: &Environment<'_>) -> Result<Speech, FetchError> {
-        let quiet = environment.switch(self.quiet, "FETCH_QUIET")?;
-        let progress = match environment.or(self.progress, "FETCH_PROGRESS")?.as_deref() {
-            None if quiet => ProgressMode::None,
-            None => ProgressMode::Auto,
-            Some(name) => ProgressMode::from_str(name, false).map_err(|_| {
+        let configured = &environment.configuration;
+        // What a file says must not contradict an option.
+        let quiet = configured.quiet.filter(|_| !self.verbose);
+        let verbose = configured.verbose.filter(|_| !self.quiet);
+        let quiet = environment.switch_or(self.quiet, "FETCH_QUIET", quiet)?;
+        let known = |name: &str| {
+            ProgressMode::from_str(name, false).map_err(|_| {
                 FetchError::usage(format!(
-                    "--progress '{name}' is unknown; known are auto, bar, plain, json and none"
+                    "--progress '{}' is unknown; known are auto, bar, plain, json and none",
+                    name.escape_debug()
                 ))
-            })?,
+            })
         };
+        let usual = if quiet {
+            ProgressMode::None
+        } else {
+            configured.progress.unwrap_or(ProgressMode::Auto)
+        };
+        let progress = environment.value(self.progress, "FETCH_PROGRESS", None, known)?;
         Ok(Speech {
             json: environment.switch(self.json, "FETCH_JSON")?,
-            progress,
+            progress: progress.unwrap_or(usual),
             quiet,
-            verbose: environment.switch(self.verbose, "FETCH_VERBOSE")?,
+            verbose: environment.switch_or(self.verbose, "FETCH_VERBOSE", verbose)?,
         })
     }
 }

@@ -28,14 +28,14 @@ pub(super) struct WhatArgs {
     urls: Vec<String>,
     /// What is hashed: flat (a file's bytes), nar (file or tree; also "recursive") or git [default: flat; nar with --git or --unpack]
     #[arg(long, value_name = "METHOD")]
-    mode: Option<String>,
+    pub(super) mode: Option<String>,
     /// Unpack what the URL has (tar, zip, NAR): the hash is the NAR hash of the tree in it, without a single top directory;
     /// the default NAME keeps its ending
     #[arg(long)]
     unpack: bool,
     /// The algorithm of a bare digest: md5, sha1, sha256, sha512 or blake3
     #[arg(long, value_name = "ALGORITHM")]
-    hash_algo: Option<String>,
+    pub(super) hash_algo: Option<String>,
     /// The name of the store item [default: the last part of the first URL]
     #[arg(long)]
     name: Option<String>,

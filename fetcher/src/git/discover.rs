@@ -13,9 +13,6 @@ use super::folder::Folder;
 /// How deep repositories are searched for, in directories: `host/owner/name/.git` is three.
 const MAX_DEPTH: usize = 4;
 
-/// The most directories that are listed: a disc seeks once for each.
-const MAX_LISTINGS: usize = 256;
-
 /// The most entries of one directory: a folder of distfiles is within it.
 const MAX_ENTRIES: usize = 100_000;
 
@@ -23,17 +20,21 @@ const MAX_ENTRIES: usize = 100_000;
 const MAX_REPOSITORIES: usize = 256;
 
 /// Returns what looks like a repository, the upper ones first: git directories, and files `.git` that name one.
-/// Directories are listed, and nothing is opened.
-pub(crate) fn discover(root: &Rc<Beneath>, watch: Watch<'_>) -> Vec<Folder> {
-    search(Folder::new(root, ""), watch)
+/// At most so many directories are listed, and nothing is opened.
+pub(crate) fn discover(root: &Rc<Beneath>, max_listings: usize, watch: Watch<'_>) -> Vec<Folder> {
+    search(Folder::new(root, ""), max_listings, watch)
 }
 
 /// Returns the repositories of submodules that a work tree's git directory holds.
-pub(crate) fn discover_modules(git_dir: &Folder, watch: Watch<'_>) -> Vec<Folder> {
-    search(git_dir.join("modules"), watch)
+pub(crate) fn discover_modules(
+    git_dir: &Folder,
+    max_listings: usize,
+    watch: Watch<'_>,
+) -> Vec<Folder> {
+    search(git_dir.join("modules"), max_listings, watch)
 }
 
-fn search(top: Folder, watch: Watch<'_>) -> Vec<Folder> {
+fn search(top: Folder, max_listings: usize, watch: Watch<'_>) -> Vec<Folder> {
     let Ok(device) = top.device() else {
         return Vec::new();
     };
@@ -42,10 +43,10 @@ fn search(top: Folder, watch: Watch<'_>) -> Vec<Folder> {
     let mut listings = 0;
     while let Some((folder, depth)) = folders.pop_front() {
         listings += 1;
-        if listings > MAX_LISTINGS || found.len() >= MAX_REPOSITORIES || watch.interrupted() {
+        if listings > max_listings || found.len() >= MAX_REPOSITORIES || watch.interrupted() {
             break;
         }
-        // Another file system mounted below may be one that hangs.
+        // Nobody named another file system that is mounted below.
         if folder.device().ok() != Some(device) {
             continue;
         }

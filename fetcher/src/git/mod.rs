@@ -10,6 +10,8 @@ mod checkout;
 mod conversion;
 mod discover;
 mod folder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod inflate;
 mod objects;
 mod pack;

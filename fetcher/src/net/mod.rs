@@ -6,6 +6,7 @@
 
 mod error;
 mod netrc;
+mod proxy;
 mod range;
 mod redirect;
 mod stream;
@@ -132,7 +133,12 @@ impl Client {
             .map_err(|error| setup(error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let http = reqwest::Client::builder()
+        let builder = proxy::from_environment()
+            .into_iter()
+            .fold(reqwest::Client::builder().no_proxy(), |builder, proxy| {
+                builder.proxy(proxy)
+            });
+        let http = builder
             .tls_backend_preconfigured(tls::client_config()?)
             .dns_resolver(SystemResolver)
             .connect_timeout(limits.connect_timeout)

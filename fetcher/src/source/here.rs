@@ -14,6 +14,7 @@ use store_index::index::{Entry, Index};
 use store_index::key::{KeyKind, KeySet};
 use store_index::watch::Watch;
 
+use super::repositories::MAX_LISTINGS;
 use crate::git::{self, Checkout, Folder, Form, Here, Repository, Revision, Roots, remote};
 use crate::places::{MediumPlace, Places, StorePlace};
 
@@ -89,11 +90,11 @@ impl OnThisMachine {
         self.found.get_or_init(|| {
             let mut all: Vec<Folder> = Vec::new();
             for medium in &self.media {
-                all.extend(git::discover(&medium.root, watch));
+                all.extend(git::discover(&medium.root, MAX_LISTINGS, watch));
             }
             let mut next = 0;
             while let Some(folder) = all.get(next).filter(|_| all.len() < MAX_REPOSITORIES) {
-                let modules = git::discover_modules(folder, watch);
+                let modules = git::discover_modules(folder, MAX_LISTINGS, watch);
                 all.extend(modules);
                 next += 1;
             }

@@ -10,6 +10,7 @@ mod git;
 mod hashed_mirror;
 mod here;
 mod ledger;
+mod left_out;
 mod links;
 mod media;
 mod repositories;
@@ -256,6 +257,9 @@ pub fn in_order<'a>(
     request: &'a Request,
 ) -> impl Iterator<Item = Box<dyn Source + 'a>> {
     let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
+    for left_out in &places.left_out {
+        sources.push(Box::new(left_out::NotThere(left_out)));
+    }
     for store in &places.stores {
         sources.push(Box::new(store::ExactNames::new(store)));
     }
@@ -295,6 +299,7 @@ pub fn in_order<'a>(
             if directories::can_answer(request) && !medium.indexes.is_empty() {
                 sources.push(Box::new(directories::InMedium::new(medium)));
             }
+            sources.extend(repositories::on_mounted(medium, request));
             sources.push(Box::new(media::Media::new(medium)));
             sources
         });

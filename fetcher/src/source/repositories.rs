@@ -11,9 +11,16 @@ use store_index::watch::Watch;
 
 use super::here::OnThisMachine;
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, MAX_CANDIDATES, Source, SourceKind};
-use crate::git::{self, Checkout, Form, Repository, Roots};
+use crate::git::{self, Checkout, Form, Repository, Revision, Roots};
 use crate::places::{MediumPlace, Places};
-use crate::request::Request;
+use crate::request::{GitSource, Request};
+
+/// The most directories that are listed of what was named: a disc seeks once for each.
+pub(super) const MAX_LISTINGS: usize = 256;
+
+/// The same of a medium that nobody named, so that a request does not wait half a minute for a disc that happens to be
+/// in the drive. Upper directories come first, and repositories lie high on a disc that has any.
+const MAX_LISTINGS_UNNAMED: usize = 64;
 
 /// Makes a source for each folder and medium, if a repository can have what is wanted at all.
 pub(super) fn of(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
@@ -29,10 +36,26 @@ pub(super) fn of(places: &Places, request: &Request) -> Vec<Box<dyn Source>> {
             medium: Rc::clone(medium),
             roots: roots.clone(),
             here: here.clone(),
+            max_listings: MAX_LISTINGS,
         };
         Box::new(repositories) as Box<dyn Source>
     };
     places.media.iter().map(source).collect()
+}
+
+/// Makes a source for a medium that nobody named, if the request names an id: then what is found is what was meant,
+/// while a branch of that name may be in any repository. Nothing of it leads to anywhere else.
+pub(super) fn on_mounted(medium: &Rc<MediumPlace>, request: &Request) -> Option<Box<dyn Source>> {
+    let by_id = |git: &GitSource| matches!(git.revision, Revision::Id(_));
+    if wanted_tree(request).is_none() && !request.git.as_ref().is_some_and(by_id) {
+        return None;
+    }
+    Some(Box::new(Repositories {
+        medium: Rc::clone(medium),
+        roots: Roots::new([&medium.root]),
+        here: None,
+        max_listings: MAX_LISTINGS_UNNAMED,
+    }))
 }
 
 /// The id of the tree that is wanted, if a tree is wanted by its id.
@@ -54,6 +77,7 @@ struct Repositories {
     roots: Roots,
     /// Where submodules may be, if they are wanted.
     here: Option<Rc<OnThisMachine>>,
+    max_listings: usize,
 }
 
 impl Repositories {
@@ -108,7 +132,7 @@ impl Source for Repositories {
     }
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
-        let found = git::discover(&self.medium.root, watch);
+        let found = git::discover(&self.medium.root, self.max_listings, watch);
         let (mut checkouts, mut trouble) = (Vec::new(), None);
         for folder in &found {
             if watch.interrupted() {

@@ -42,6 +42,9 @@ impl Source for ExactNames {
             .iter()
             .filter_map(|name| {
                 let base_name = paths.base_name(name);
+                if request.is_given_output(base_name.as_ref()) {
+                    return None;
+                }
                 // An item that is there may still be half built: what lands is hashed.
                 fs_err::symlink_metadata(self.store.root.path().join(&base_name)).ok()?;
                 let names = KnownNames::Known(vec![name.to_string()]);
@@ -132,7 +135,7 @@ impl Source for AnyName {
             let Some((digest, name)) = store_path::split_base_name(base_name) else {
                 continue;
             };
-            if paths.path_digest(name) == digest {
+            if paths.path_digest(name) == digest && !request.is_given_output(base_name.as_ref()) {
                 matches.push((base_name.to_owned(), name.to_owned()));
             }
         }

@@ -3,6 +3,7 @@
 mod check;
 mod locate;
 mod lookup;
+mod manual;
 mod media;
 mod status;
 mod update;
@@ -10,6 +11,7 @@ mod update;
 pub(crate) use check::check;
 use locate::{Located, Locator};
 pub(crate) use lookup::lookup;
+pub(crate) use manual::{completions, man};
 pub(crate) use media::media;
 pub(crate) use status::status;
 pub(crate) use update::update;
@@ -69,8 +71,12 @@ impl From<Usage> for Failure {
 
 /// Prints results.
 fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
+    out.write_all(bytes)
         .and_then(|()| out.flush())
         .map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::BrokenPipe,

@@ -142,6 +142,19 @@ fn trim(root: &Path) -> &[u8] {
     bytes.strip_suffix(b"/").unwrap_or(bytes)
 }
 
+/// Returns how many links an index has; what is no link's name does not count.
+pub(crate) fn count(index_dir: &Path) -> u64 {
+    let links = TreeKind::ALL.into_iter().flat_map(|kind| {
+        let folder = index_dir.join(DIRECTORY).join(kind.directory());
+        let names = fs_err::read_dir(folder).into_iter().flatten().flatten();
+        names.filter(move |entry| {
+            kind.parse_name(entry.file_name().as_encoded_bytes())
+                .is_some()
+        })
+    });
+    links.count() as u64
+}
+
 /// Looks an address up in an index directory. Returns a path relative to the root, empty for the root itself.
 pub(crate) fn look_up(
     index_dir: &Path,

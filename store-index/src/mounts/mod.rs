@@ -43,6 +43,49 @@ const SYSTEM_DIRS: [&str; 9] = [
 /// there it is enough to hang on USB.
 const PLUGGED_IN_DIRS: [&str; 3] = ["/media", "/run/media", "/mnt"];
 
+/// A pattern of mount points that are media because somebody says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPattern(glob::Pattern);
+
+/// Why a text is no pattern of mount points.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountPatternError {
+    /// It could match anything, depending on where one stands.
+    #[error("a pattern that begins with '/' is wanted")]
+    NotAbsolute,
+    /// It is no pattern.
+    #[error("it is no pattern: {0}")]
+    Syntax(&'static str),
+}
+
+impl MountPattern {
+    /// Reads a pattern: `*` and `?` match within one part of a path, `**` over several.
+    pub fn new(text: &str) -> Result<Self, MountPatternError> {
+        if !text.starts_with('/') {
+            return Err(MountPatternError::NotAbsolute);
+        }
+        glob::Pattern::new(text)
+            .map(Self)
+            .map_err(|error| MountPatternError::Syntax(error.msg))
+    }
+
+    /// Says whether a mount is meant. A network file system may be, since it was named; a store never is, and
+    /// neither is the trigger of an automatic mount, which would be everything below it.
+    pub fn matches(&self, mount: &Mount) -> bool {
+        const WITHIN_PARTS: glob::MatchOptions = glob::MatchOptions {
+            case_sensitive: true,
+            require_literal_separator: true,
+            require_literal_leading_dot: false,
+        };
+        mount.fs_type != "autofs"
+            && !STORE_DIRS
+                .iter()
+                .any(|dir| mount.mount_point.starts_with(dir))
+            && self.0.matches_path_with(&mount.mount_point, WITHIN_PARTS)
+    }
+}
+
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -214,6 +257,28 @@ mod tests {
                 medium,
                 "{mount_point} {fs_type} {drive:?}"
             );
+        }
+    }
+
+    #[test]
+    fn patterns_name_mount_points() {
+        for (pattern, mount_point, fs_type, matches) in [
+            ("/srv/mirrors/*", "/srv/mirrors/cpan", "ext4", true),
+            ("/srv/mirrors/*", "/srv/mirrors/cpan", "nfs4", true),
+            ("/srv/mirrors/*", "/srv/mirrors/cpan", "autofs", false),
+            ("/srv/mirrors/*", "/srv/mirrors/a/b", "ext4", false),
+            ("/srv/mirrors/**", "/srv/mirrors/a/b", "ext4", true),
+            ("/srv/mirrors", "/srv/mirrors", "ext4", true),
+            ("/srv/mirrors", "/srv/mirrors2", "ext4", false),
+            ("/srv/d[0-9]", "/srv/d7", "ext4", true),
+            ("/*/*", "/nix/store", "ext4", false),
+        ] {
+            let pattern = MountPattern::new(pattern).unwrap();
+            let mount = mount(mount_point, fs_type);
+            assert_eq!(pattern.matches(&mount), matches, "{pattern:?} {mount:?}");
+        }
+        for wrong in ["mirrors/*", "", "/a[", "/a***"] {
+            assert!(MountPattern::new(wrong).is_err(), "{wrong}");
         }
     }
 

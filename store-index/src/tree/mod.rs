@@ -19,8 +19,8 @@ use crate::path_text::printable;
 use crate::places::IN_PLACE_DIR;
 use crate::watch::Watch;
 
-use plan::Step;
-use read_ahead::{Ahead, FileReader, Part};
+use plan::{End, Step};
+use read_ahead::{Ahead, CHUNK_LEN, FileReader};
 
 /// The deepest tree that is read, in directories: one descriptor is held open for each. Nix itself restores no NAR
 /// of more than 64 levels since CVE-2026-44028.
@@ -144,7 +144,8 @@ pub fn walk(node: Node, visitor: &mut dyn Visitor, watch: Watch<'_>) -> Result<(
     walk_without(Skip::Nothing, Reach::Own, node, visitor, watch).map(drop)
 }
 
-/// The same, passing over some entries, and refusing to read what is out of reach. Returns how many entries are metadata in the sense of [`Skip::Metadata`],
+/// The same, passing over some entries, and refusing to read what is out of reach. Returns how many entries are metadata
+/// in the sense of [`Skip::Metadata`],
 /// passed over or not; what is in those that were is not counted.
 pub fn walk_without(
     skip: Skip,
@@ -188,52 +189,57 @@ impl Walk<'_> {
 
     /// Visits what has been read ahead. Returns how many entries are metadata.
     fn follow(&mut self, ahead: &mut Ahead) -> Result<u64, TreeError> {
-        loop {
-            if self.watch.interrupted() {
-                return Err(TreeError::Interrupted);
-            }
-            match ahead.step() {
-                Step::Enter(name) => {
-                    if let Some(name) = name {
-                        self.entry_start(&name)?;
-                    }
-                    self.visit(|visitor| visitor.directory_start())?;
+        while let Some(batch) = ahead.next() {
+            for step in batch.steps() {
+                if self.watch.interrupted() {
+                    return Err(TreeError::Interrupted);
                 }
-                Step::Leave => {
-                    self.visit(|visitor| visitor.directory_end())?;
-                    if !self.path.as_os_str().is_empty() {
+                match step {
+                    Step::Enter(name) => {
+                        if let Some(name) = name {
+                            self.entry_start(name)?;
+                        }
+                        self.visit(|visitor| visitor.directory_start())?;
+                    }
+                    Step::Leave => {
+                        self.visit(|visitor| visitor.directory_end())?;
+                        if !self.path.as_os_str().is_empty() {
+                            self.entry_end()?;
+                        }
+                    }
+                    Step::Symlink(name, target) => {
+                        self.entry_start(name)?;
+                        self.visit(|visitor| visitor.symlink(target.to_bytes()))?;
+                        self.entry_end()?;
+                    }
+                    Step::File(_, name) => {
+                        self.entry_start(name)?;
+                        loop {
+                            let (part, bytes) = ahead
+                                .next_part(&batch)
+                                .map_err(|obstacle| obstacle.at(&self.path))?;
+                            self.part(part.start, bytes, part.is_last)?;
+                            if part.is_last {
+                                break;
+                            }
+                        }
                         self.entry_end()?;
                     }
                 }
-                Step::Symlink(name, target) => {
-                    self.entry_start(&name)?;
-                    self.visit(|visitor| visitor.symlink(target.to_bytes()))?;
-                    self.entry_end()?;
-                }
-                Step::File(name, parts) => {
-                    self.entry_start(&name)?;
-                    loop {
-                        let part = parts.recv().unwrap_or(Err(Obstacle::Interrupted));
-                        let part = part.map_err(|obstacle| obstacle.at(&self.path))?;
-                        self.part(&part)?;
-                        let is_last = part.is_last;
-                        ahead.give_back(part);
-                        if is_last {
-                            break;
-                        }
-                    }
-                    ahead.file_done();
-                    self.entry_end()?;
-                }
-                Step::Stop(name, obstacle) => {
+            }
+            match batch.end {
+                None => {}
+                Some(End::Whole(metadata)) => return Ok(metadata),
+                Some(End::Stop(name, obstacle)) => {
                     if let Some(name) = name {
                         self.path.push(OsStr::from_bytes(name.to_bytes()));
                     }
                     return Err(obstacle.at(&self.path));
                 }
-                Step::End(metadata) => return Ok(metadata),
             }
         }
+        // The planner says how it ended; were it gone without, nothing more would be known.
+        Err(TreeError::Interrupted)
     }
 
     fn entry_start(&mut self, name: &CStr) -> Result<(), TreeError> {
@@ -251,30 +257,36 @@ impl Walk<'_> {
     fn open_file(&mut self, file: File) -> Result<(), TreeError> {
         let mut reader =
             FileReader::new(file.into(), Reach::Own).map_err(|obstacle| obstacle.at(&self.path))?;
-        let mut buffer = Vec::new();
+        let mut start = Some(reader.start());
+        let mut buffer = vec![0; CHUNK_LEN];
         loop {
-            let part = reader.next_part(buffer);
-            let part = part.map_err(|obstacle| obstacle.at(&self.path))?;
-            self.part(&part)?;
-            if part.is_last {
+            let (len, is_last) = reader
+                .read(&mut buffer)
+                .map_err(|obstacle| obstacle.at(&self.path))?;
+            self.part(start.take(), &buffer[..len], is_last)?;
+            if is_last {
                 return Ok(());
             }
-            buffer = part.buffer;
         }
     }
 
-    fn part(&mut self, part: &Part) -> Result<(), TreeError> {
-        if let Some((executable, size)) = part.start {
+    fn part(
+        &mut self,
+        start: Option<(bool, u64)>,
+        bytes: &[u8],
+        is_last: bool,
+    ) -> Result<(), TreeError> {
+        if let Some((executable, size)) = start {
             self.visit(|visitor| visitor.file_start(executable, size))?;
         }
-        if !part.bytes().is_empty() {
+        if !bytes.is_empty() {
             if self.watch.interrupted() {
                 return Err(TreeError::Interrupted);
             }
-            self.visit(|visitor| visitor.file_bytes(part.bytes()))?;
-            self.watch.progress.advance(part.bytes().len() as u64);
+            self.visit(|visitor| visitor.file_bytes(bytes))?;
+            self.watch.progress.advance(bytes.len() as u64);
         }
-        if part.is_last {
+        if is_last {
             self.visit(|visitor| visitor.file_end())?;
         }
         Ok(())

@@ -4,13 +4,23 @@ use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
-use super::read_ahead::{FilePart, Job};
+use super::read_ahead::{self, Batch, Job};
 use super::{MAX_DEPTH, MAX_ENTRIES, Obstacle, Skip};
 use crate::beneath::Reach;
 use crate::watch::Watch;
+
+/// How many files a batch has at most. Threads that hand over every file by itself spend more time on waking each other
+/// than on small files.
+const BATCH_FILES: usize = 32;
+
+/// How many steps a batch has at most: names, so that memory is no question.
+const BATCH_STEPS: usize = 512;
+
+/// From how many directories the files of a batch come at most: each is a descriptor held open.
+const BATCH_DIRECTORIES: usize = 8;
 
 /// What comes next in a walk.
 #[derive(Debug)]
@@ -21,12 +31,17 @@ pub(super) enum Step {
     Leave,
     /// A symbolic link and its target.
     Symlink(CString, CString),
-    /// A regular file and where its bytes come from.
-    File(CString, Receiver<FilePart>),
-    /// The walk ends here, at an entry of the innermost directory or in it.
-    Stop(Option<CString>, Obstacle),
+    /// A regular file in a directory; its bytes come with the batch.
+    File(Arc<OwnedFd>, CString),
+}
+
+/// How a listing ends.
+#[derive(Debug)]
+pub(super) enum End {
     /// The root is over, and so many entries are metadata.
-    End(u64),
+    Whole(u64),
+    /// It goes no further, at an entry of the innermost directory or in it.
+    Stop(Option<CString>, Obstacle),
 }
 
 /// Lists a tree.
@@ -34,13 +49,21 @@ pub(super) struct Planner<'a> {
     pub(super) skip: Skip,
     pub(super) reach: Reach,
     pub(super) watch: Watch<'a>,
-    pub(super) steps: Sender<Step>,
+    pub(super) batches: Sender<Batch>,
     pub(super) jobs: Sender<Job>,
-    /// Takes a token for each file that is being read ahead.
-    pub(super) tokens: Sender<()>,
+    pub(super) plan: Plan,
     pub(super) entries: u64,
     /// Entries that some form of a tree leaves out.
     pub(super) metadata: u64,
+}
+
+/// The batch that is being made.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    steps: Vec<Step>,
+    files: usize,
+    /// Directories that files of it are in, or some more.
+    directories: usize,
 }
 
 /// Nobody waits for the rest.
@@ -52,39 +75,61 @@ impl Planner<'_> {
     pub(super) fn run(mut self, root: OwnedFd) {
         // Whoever stopped listening needs no answer.
         if self.directory(None, root, 0).is_ok() {
-            let end = Step::End(self.metadata);
-            self.send(end).ok();
+            self.hand_over(Some(End::Whole(self.metadata))).ok();
         }
     }
 
-    fn send(&self, step: Step) -> Planned {
-        let stops = matches!(step, Step::Stop(..));
-        self.steps.send(step).map_err(|_| Unwanted)?;
-        if stops { Err(Unwanted) } else { Ok(()) }
+    fn push(&mut self, step: Step) -> Planned {
+        let plan = &mut self.plan;
+        match step {
+            // Behind a directory comes the rest of another one.
+            Step::Enter(_) | Step::Leave => plan.directories += 1,
+            Step::File(..) => plan.files += 1,
+            Step::Symlink(..) => {}
+        }
+        plan.steps.push(step);
+        let is_full = plan.files >= BATCH_FILES
+            || plan.steps.len() >= BATCH_STEPS
+            || (plan.directories >= BATCH_DIRECTORIES && plan.files > 0);
+        if is_full {
+            self.hand_over(None)
+        } else {
+            Ok(())
+        }
     }
 
-    fn stop(&self, name: &CStr, obstacle: impl Into<Obstacle>) -> Planned {
-        self.send(Step::Stop(Some(name.to_owned()), obstacle.into()))
+    fn hand_over(&mut self, end: Option<End>) -> Planned {
+        let plan = std::mem::take(&mut self.plan);
+        let (batch, job) = read_ahead::batch(plan.steps, end);
+        if plan.files > 0 {
+            self.jobs.send(job).map_err(|_| Unwanted)?;
+        }
+        self.batches.send(batch).map_err(|_| Unwanted)
+    }
+
+    fn stop(&mut self, name: Option<&CStr>, obstacle: impl Into<Obstacle>) -> Planned {
+        let stop = End::Stop(name.map(CStr::to_owned), obstacle.into());
+        self.hand_over(Some(stop))?;
+        Err(Unwanted)
     }
 
     fn directory(&mut self, name: Option<CString>, directory: OwnedFd, depth: usize) -> Planned {
-        self.send(Step::Enter(name))?;
-        let stop = |obstacle| Step::Stop(None, obstacle);
+        self.push(Step::Enter(name))?;
         if depth >= MAX_DEPTH {
-            return self.send(stop(Obstacle::TooDeep));
+            return self.stop(None, Obstacle::TooDeep);
         }
         let names = match self.list(&directory) {
             Ok(names) => names,
-            Err(obstacle) => return self.send(stop(obstacle)),
+            Err(obstacle) => return self.stop(None, obstacle),
         };
         let directory = Arc::new(directory);
         for (name, file_type) in names {
             if self.watch.interrupted() {
-                return self.send(stop(Obstacle::Interrupted));
+                return self.stop(None, Obstacle::Interrupted);
             }
             self.entry(&directory, name, file_type, depth)?;
         }
-        self.send(Step::Leave)
+        self.push(Step::Leave)
     }
 
     fn list(&mut self, directory: &OwnedFd) -> Result<Vec<(CString, FileType)>, Obstacle> {
@@ -126,30 +171,23 @@ impl Planner<'_> {
             FileType::Unknown => {
                 match rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                    Err(error) => return self.stop(&name, error),
+                    Err(error) => return self.stop(Some(&name), error),
                 }
             }
             known => known,
         };
         match file_type {
-            FileType::RegularFile => self.file(directory, name),
+            FileType::RegularFile => self.push(Step::File(Arc::clone(directory), name)),
             FileType::Directory => match open(directory, &name, OFlags::DIRECTORY) {
                 Ok(child) => self.directory(Some(name), child, depth + 1),
-                Err(error) => self.stop(&name, error),
+                Err(error) => self.stop(Some(&name), error),
             },
             FileType::Symlink => match rustix::fs::readlinkat(directory, &name, Vec::new()) {
-                Ok(target) => self.send(Step::Symlink(name, target)),
-                Err(error) => self.stop(&name, error),
+                Ok(target) => self.push(Step::Symlink(name, target)),
+                Err(error) => self.stop(Some(&name), error),
             },
-            _ => self.stop(&name, Obstacle::Special),
+            _ => self.stop(Some(&name), Obstacle::Special),
         }
-    }
-
-    fn file(&self, directory: &Arc<OwnedFd>, name: CString) -> Planned {
-        self.tokens.send(()).map_err(|_| Unwanted)?;
-        let (job, parts) = Job::new(directory, &name);
-        self.jobs.send(job).map_err(|_| Unwanted)?;
-        self.send(Step::File(name, parts))
     }
 }
 

@@ -4,7 +4,7 @@
 //! the page cache, and more readers would only take the processor from it. Once reads are seen to wait for the disk,
 //! more readers join, since a disk with several requests is faster than with one, and leave when that is over.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,22 +15,20 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::plan::{Planner, Step, open};
+use super::plan::{End, Plan, Planner, Step, open};
 use super::{Obstacle, Skip, TreeError};
 use crate::beneath::Reach;
 use crate::watch::Watch;
 
-/// How much is read at a time, in bytes: nearly all files of source trees are smaller.
-pub(super) const PART_LEN: usize = 128 * 1024;
+/// How much is handed over at a time, in bytes: small files together, large ones in parts.
+pub(super) const CHUNK_LEN: usize = 128 * 1024;
 
-/// How many parts of one file may wait to be visited.
-const PARTS_AHEAD: usize = 2;
+/// How many chunks of one batch may wait to be visited.
+const CHUNKS_AHEAD: usize = 2;
 
-/// How many files may be read ahead. With the parts of each it bounds the memory: 64 × 3 × 128 KiB.
-const FILES_AHEAD: usize = 64;
-
-/// How many steps the listing may be ahead: names, so that memory is no question.
-const STEPS_AHEAD: usize = 4096;
+/// How many batches may be listed and read ahead: one for each reader. With the chunks of each, and those in hand, it
+/// bounds the memory: some 10 × 3 × 128 KiB.
+const BATCHES_AHEAD: usize = 8;
 
 /// How many threads read once the disk is seen to be waited for. Measured: 4 to 8 cold; when warm, 8 are slower than
 /// none at all.
@@ -45,70 +43,99 @@ const WARM_READS: u32 = 64;
 /// Where the kernel cannot say whether a read would wait: a read that took so long did.
 const SLOW_READ: Duration = Duration::from_millis(1);
 
-/// The next part of a file, or what is in the way.
-pub(super) type FilePart = Result<Part, Obstacle>;
-
-/// Some bytes of a file.
-#[derive(Debug)]
+/// Some bytes of one file, in a chunk.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     /// With the first part: the executable bit, and the size in bytes.
     pub(super) start: Option<(bool, u64)>,
-    pub(super) buffer: Vec<u8>,
-    len: usize,
+    /// Where in the chunk it ends; it begins where the one before ended.
+    end: usize,
     pub(super) is_last: bool,
 }
 
-impl Part {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.len]
+/// Parts of files, one after another.
+#[derive(Debug, Default)]
+struct Chunk {
+    buffer: Vec<u8>,
+    parts: Vec<Part>,
+}
+
+impl Chunk {
+    fn len(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.end)
     }
 }
 
-/// A file to be read ahead.
+/// The next chunk, or what is in the way of the file behind the last one.
+type Filled = Result<Chunk, Obstacle>;
+
+/// Some steps of a walk, and from where the bytes of their files come.
+#[derive(Debug)]
+pub(super) struct Batch {
+    steps: Arc<[Step]>,
+    chunks: Receiver<Filled>,
+    /// With the last batch.
+    pub(super) end: Option<End>,
+}
+
+impl Batch {
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+}
+
+/// The files of a batch, to be read.
 #[derive(Debug)]
 pub(super) struct Job {
-    directory: Arc<OwnedFd>,
-    name: CString,
-    parts: Sender<FilePart>,
+    steps: Arc<[Step]>,
+    chunks: Sender<Filled>,
 }
 
-impl Job {
-    pub(super) fn new(directory: &Arc<OwnedFd>, name: &CStr) -> (Self, Receiver<FilePart>) {
-        let (parts, receiver) = crossbeam_channel::bounded(PARTS_AHEAD);
-        let job = Self {
-            directory: Arc::clone(directory),
-            name: name.to_owned(),
-            parts,
-        };
-        (job, receiver)
-    }
+/// Makes a batch, and the job of reading its files.
+pub(super) fn batch(steps: Vec<Step>, end: Option<End>) -> (Batch, Job) {
+    let (sender, chunks) = crossbeam_channel::bounded(CHUNKS_AHEAD);
+    let steps: Arc<[Step]> = steps.into();
+    let job = Job {
+        steps: Arc::clone(&steps),
+        chunks: sender,
+    };
+    (Batch { steps, chunks, end }, job)
 }
 
 /// What has been read ahead, for the visiting thread.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    steps: Receiver<Step>,
-    tokens: Receiver<()>,
-    buffers: Sender<Vec<u8>>,
+    batches: Receiver<Batch>,
+    used: Sender<Chunk>,
+    chunk: Chunk,
+    /// The next part of the chunk.
+    next: usize,
 }
 
 impl Ahead {
-    pub(super) fn step(&mut self) -> Step {
-        // The planner says how it ended; were it gone without, nothing more would be known.
-        self.steps
-            .recv()
-            .unwrap_or(Step::Stop(None, Obstacle::Interrupted))
+    /// Returns the next batch; `None` only if the planner is gone without a word.
+    pub(super) fn next(&mut self) -> Option<Batch> {
+        self.batches.recv().ok()
     }
 
-    /// Another file may be read ahead.
-    pub(super) fn file_done(&self) {
-        // Empty only if the planner is gone.
-        self.tokens.try_recv().ok();
-    }
-
-    /// Lets a reader use the buffer again.
-    pub(super) fn give_back(&self, part: Part) {
-        self.buffers.send(part.buffer).ok();
+    /// Returns the next part of the batch's files.
+    pub(super) fn next_part(&mut self, batch: &Batch) -> Result<(Part, &[u8]), Obstacle> {
+        if self.next == self.chunk.parts.len() {
+            let chunk = batch.chunks.recv().unwrap_or(Err(Obstacle::Interrupted))?;
+            // Lets a reader use it again.
+            self.used
+                .send(std::mem::replace(&mut self.chunk, chunk))
+                .ok();
+            self.next = 0;
+        }
+        let parts = &self.chunk.parts;
+        let begin = self
+            .next
+            .checked_sub(1)
+            .map_or(0, |before| parts[before].end);
+        let part = parts[self.next];
+        self.next += 1;
+        Ok((part, &self.chunk.buffer[begin..part.end]))
     }
 }
 
@@ -119,24 +146,23 @@ pub(super) fn run(
     watch: Watch<'_>,
     visit: impl FnOnce(&mut Ahead) -> Result<u64, TreeError>,
 ) -> Result<u64, TreeError> {
-    let (steps, steps_out) = crossbeam_channel::bounded(STEPS_AHEAD);
-    let (tokens, tokens_out) = crossbeam_channel::bounded(FILES_AHEAD);
-    // Neither can grow beyond the tokens.
+    let (batches, batches_out) = crossbeam_channel::bounded(BATCHES_AHEAD);
+    // Neither can grow far beyond the batches.
     let (jobs, jobs_out) = crossbeam_channel::unbounded();
-    let (buffers, buffers_out) = crossbeam_channel::unbounded();
+    let (used, used_out) = crossbeam_channel::unbounded();
     let planner = Planner {
         skip,
         reach,
         watch,
-        steps,
+        batches,
         jobs,
-        tokens,
+        plan: Plan::default(),
         entries: 0,
         metadata: 0,
     };
     let readers = Readers {
         jobs: jobs_out,
-        buffers: buffers_out,
+        used: used_out,
         cold_reads: AtomicU32::new(0),
         running: AtomicU32::new(1),
         reach,
@@ -147,9 +173,10 @@ pub(super) fn run(
         scope.spawn(move || readers.run(scope, Role::Steady));
         // Dropped when the visit ends, however it does: then nobody waits for the other threads' work, and they end.
         let mut ahead = Ahead {
-            steps: steps_out,
-            tokens: tokens_out,
-            buffers,
+            batches: batches_out,
+            used,
+            chunk: Chunk::default(),
+            next: 0,
         };
         visit(&mut ahead)
     })
@@ -158,7 +185,7 @@ pub(super) fn run(
 /// What the reading threads share.
 struct Readers {
     jobs: Receiver<Job>,
-    buffers: Receiver<Vec<u8>>,
+    used: Receiver<Chunk>,
     /// Reads that waited for the disk, since the last time that many in a row did not.
     cold_reads: AtomicU32,
     running: AtomicU32,
@@ -176,16 +203,30 @@ impl Readers {
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, role: Role) {
         let mut warm_reads = 0;
         for job in &self.jobs {
-            let waited = self.read(&job).unwrap_or_else(|obstacle| {
-                job.parts.send(Err(obstacle)).ok();
-                false
-            });
-            if waited {
-                warm_reads = 0;
-                self.get_help(scope);
-                continue;
+            let mut output = Output {
+                readers: self,
+                chunks: &job.chunks,
+                chunk: self.chunk(),
+            };
+            for step in job.steps.iter() {
+                let Step::File(directory, name) = step else {
+                    continue;
+                };
+                match self.read(directory, name, &mut output) {
+                    Ok(true) => {
+                        warm_reads = 0;
+                        self.get_help(scope);
+                    }
+                    Ok(false) => warm_reads += 1,
+                    Err(Hindrance::Obstacle(obstacle)) => {
+                        output.send().ok();
+                        job.chunks.send(Err(obstacle)).ok();
+                        break;
+                    }
+                    Err(Hindrance::Unwanted) => break,
+                }
             }
-            warm_reads += 1;
+            output.send().ok();
             if warm_reads >= WARM_READS {
                 warm_reads = 0;
                 self.cold_reads.store(0, Ordering::Relaxed);
@@ -195,6 +236,14 @@ impl Readers {
                 }
             }
         }
+    }
+
+    /// Returns an empty chunk, that may have been used before.
+    fn chunk(&self) -> Chunk {
+        let mut chunk = self.used.try_recv().unwrap_or_default();
+        chunk.buffer.resize(CHUNK_LEN, 0);
+        chunk.parts.clear();
+        chunk
     }
 
     fn get_help<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
@@ -208,19 +257,66 @@ impl Readers {
     }
 
     /// Reads a file. Returns whether the disk was waited for.
-    fn read(&self, job: &Job) -> Result<bool, Obstacle> {
-        let file = open(&job.directory, &job.name, OFlags::empty())?;
+    fn read(
+        &self,
+        directory: &OwnedFd,
+        name: &CStr,
+        output: &mut Output<'_>,
+    ) -> Result<bool, Hindrance> {
+        let file = open(directory, name, OFlags::empty()).map_err(Obstacle::from)?;
         let mut reader = FileReader::new(file, self.reach)?;
+        let mut start = Some(reader.start());
         let mut waited = false;
         loop {
-            let part = reader.next_part(self.buffers.try_recv().unwrap_or_default())?;
+            let used = output.chunk.len();
+            let room = CHUNK_LEN - used;
+            // What fits into one chunk is not divided, so that it is read at once.
+            if room == 0 || (used > 0 && reader.wanted() > room && reader.wanted() <= CHUNK_LEN) {
+                output.send()?;
+                continue;
+            }
+            let (len, is_last) = reader.read(&mut output.chunk.buffer[used..])?;
             waited |= reader.waited;
-            let is_last = part.is_last;
-            // Nobody listens any more if this fails.
-            if job.parts.send(Ok(part)).is_err() || is_last {
+            output.chunk.parts.push(Part {
+                start: start.take(),
+                end: used + len,
+                is_last,
+            });
+            if is_last {
                 return Ok(waited);
             }
         }
+    }
+}
+
+/// Why a file is not read to its end.
+enum Hindrance {
+    Obstacle(Obstacle),
+    /// Nobody listens any more.
+    Unwanted,
+}
+
+impl From<Obstacle> for Hindrance {
+    fn from(obstacle: Obstacle) -> Self {
+        Self::Obstacle(obstacle)
+    }
+}
+
+/// Where the bytes of a batch go.
+struct Output<'a> {
+    readers: &'a Readers,
+    chunks: &'a Sender<Filled>,
+    chunk: Chunk,
+}
+
+impl Output<'_> {
+    /// Hands over what there is.
+    fn send(&mut self) -> Result<(), Hindrance> {
+        if self.chunk.parts.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.chunk, self.readers.chunk());
+        self.chunks.send(Ok(chunk)).map_err(|_| Hindrance::Unwanted)
     }
 }
 
@@ -251,23 +347,28 @@ impl FileReader {
         })
     }
 
-    /// Returns the next part, in a buffer that may have been used before. Not to be called after the last.
-    pub(super) fn next_part(&mut self, mut buffer: Vec<u8>) -> FilePart {
-        let start = (self.seen == 0).then_some((self.executable, self.size));
-        buffer.resize(PART_LEN, 0);
-        let len = self.fill(&mut buffer)?;
+    /// Returns the executable bit, and the size in bytes.
+    pub(super) const fn start(&self) -> (bool, u64) {
+        (self.executable, self.size)
+    }
+
+    /// Returns how much is to be read yet, in bytes: one more than there should be shows that the file has grown.
+    fn wanted(&self) -> usize {
+        usize::try_from(self.size - self.seen).map_or(usize::MAX, |left| left.saturating_add(1))
+    }
+
+    /// Reads as much as there is room for. Returns how much that was, and whether the file is over. Not to be called
+    /// after the end.
+    pub(super) fn read(&mut self, room: &mut [u8]) -> Result<(usize, bool), Obstacle> {
+        let wanted = self.wanted();
+        let room_len = room.len().min(wanted);
+        let len = self.fill(&mut room[..room_len])?;
         self.seen += len as u64;
-        // A part that is not full ends at the end of the file.
-        let is_last = len < buffer.len();
-        if self.seen > self.size || (is_last && self.seen != self.size) {
+        let at_end = len < room_len;
+        if self.seen > self.size || (at_end && self.seen != self.size) {
             return Err(Obstacle::Changed);
         }
-        Ok(Part {
-            start,
-            buffer,
-            len,
-            is_last,
-        })
+        Ok((len, at_end))
     }
 
     /// Fills a buffer as far as the file goes.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::read_ahead::PART_LEN;
+use super::read_ahead::CHUNK_LEN;
 use super::*;
 use crate::beneath::Beneath;
 use crate::watch::{NoProgress, Progress, Unit};
@@ -78,7 +78,7 @@ fn walk_within(reach: Reach, root: &Path, skip: Skip, diary: &mut Diary) -> Resu
 #[test]
 fn everything_comes_in_order_whatever_its_size() {
     let dir = tempfile::tempdir().unwrap();
-    let sizes = [0, 1, PART_LEN - 1, PART_LEN, PART_LEN + 1, 5 * PART_LEN];
+    let sizes = [0, 1, CHUNK_LEN - 1, CHUNK_LEN, CHUNK_LEN + 1, 5 * CHUNK_LEN];
     let mut expected = vec!["(".to_owned()];
     for (number, size) in sizes.into_iter().enumerate() {
         fs_err::write(dir.path().join(number.to_string()), vec![1; size]).unwrap();
@@ -195,7 +195,7 @@ fn an_interrupted_walk_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
     for number in 0..300 {
         let file = dir.path().join(number.to_string());
-        fs_err::write(file, vec![1; 3 * PART_LEN]).unwrap();
+        fs_err::write(file, vec![1; 3 * CHUNK_LEN]).unwrap();
     }
     let interrupt = AtomicBool::new(false);
     let stopper = Stopper(&interrupt);

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::directory_links;
 use crate::index_writer::{IndexWriter, WriteError};
 use crate::key::KeySet;
 use crate::root::{Root, RootKind};
@@ -219,6 +220,8 @@ pub fn run(update: &Update, watch: Watch<'_>) -> Result<Summary, UpdateError> {
     watch.progress.end();
     if summary.walked {
         directories::update(update, &writer, &mut summary, watch)?;
+    } else {
+        summary.directories = directory_links::count(&update.index_dir);
     }
     let manifest = writer.manifest();
     for (segment, entry) in writer.segments().iter().zip(&manifest.segments) {

@@ -37,7 +37,10 @@ pub(super) fn update(
             Some(folder::wanted(update, writer, summary, watch)?)
         }
     };
-    let Some(wanted) = wanted else { return Ok(()) };
+    let Some(wanted) = wanted else {
+        summary.directories = directory_links::count(&update.index_dir);
+        return Ok(());
+    };
     let base = base(update);
     match directory_links::replace(&update.index_dir, &base, wanted, update.rebuild, watch) {
         Ok(written) => {

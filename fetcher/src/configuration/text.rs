@@ -1,0 +1,423 @@
+//! What a configuration file says, with the line of every mistake.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum as _;
+use serde::de::DeserializeOwned;
+use store_index::mounts::MountPattern;
+use store_index::path_text::{printable, printable_text};
+use store_index::store_option::StoreOption;
+use store_index::terminal::ProgressMode;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::{Configuration, ConfiguredLimits, timeout};
+use crate::error::FetchError;
+use crate::stale_hash::StaleHash;
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Read {
+    configuration: Configuration,
+    /// The line and the name of each key that is not known.
+    unknown: Vec<(usize, String)>,
+}
+
+impl Read {
+    /// Refuses keys that are not known.
+    pub(super) fn strict(self) -> Result<Configuration, FetchError> {
+        let (configuration, unknown) = self.lenient();
+        match unknown.into_iter().next() {
+            Some(unknown) => Err(FetchError::usage(unknown).with_hint(
+                "docs/configuration.md lists the keys; perhaps the file is for a newer version",
+            )),
+            None => Ok(configuration),
+        }
+    }
+
+    /// Returns what is known, and what to say of the rest.
+    pub(super) fn lenient(mut self) -> (Configuration, Vec<String>) {
+        self.unknown.sort();
+        let messages = self.unknown.into_iter().map(|(_, message)| message);
+        (self.configuration, messages.collect())
+    }
+}
+
+/// A file that was read, and what its paths may begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextFile<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
+    /// What `~` stands for, in a user's own file.
+    pub(super) home: Option<&'a Path>,
+}
+
+/// A key's value, and where it stands.
+struct Entry<'a> {
+    file: TextFile<'a>,
+    key: String,
+    value: Spanned<DeValue<'a>>,
+}
+
+impl<'a> TextFile<'a> {
+    /// Makes sense of it.
+    pub(super) fn parse(&self) -> Result<Read, FetchError> {
+        let table = DeTable::parse(self.text)
+            .map_err(|error| self.wrong(error.span(), error.message()))?
+            .into_inner();
+        let mut read = Read::default();
+        for (key, value) in table {
+            let span = key.span();
+            let entry = self.entry(key.into_inner().into_owned(), value);
+            let configuration = &mut read.configuration;
+            match entry.key.as_str() {
+                "stores" => configuration.stores = Some(entry.list(TextFile::store)?),
+                "indexes" => configuration.indexes = Some(entry.list(TextFile::absolute)?),
+                "media" => configuration.media = Some(entry.list(TextFile::absolute)?),
+                "media_globs" => configuration.media_globs = Some(entry.list(TextFile::pattern)?),
+                "no_store" => configuration.no_store = Some(entry.get()?),
+                "no_media" => configuration.no_media = Some(entry.get()?),
+                "no_local" => configuration.no_local = Some(entry.get()?),
+                "offline" => configuration.offline = Some(entry.get()?),
+                "stale_hash" => {
+                    configuration.stale_hash = Some(entry.checked(|_, name: &String| {
+                        StaleHash::from_name(name)
+                            .ok_or_else(|| "known are auto, refuse and ignore".to_owned())
+                    })?);
+                }
+                "progress" => {
+                    configuration.progress = Some(entry.checked(|_, name: &String| {
+                        ProgressMode::from_str(name, false)
+                            .map_err(|_| "known are auto, bar, plain, json and none".to_owned())
+                    })?);
+                }
+                "quiet" => configuration.quiet = Some(entry.get()?),
+                "verbose" => configuration.verbose = Some(entry.get()?),
+                "guix" => {
+                    configuration.guix =
+                        Some(entry.checked(|file, text: &String| file.absolute(text))?);
+                }
+                "limits" => entry.limits(&mut configuration.limits, &mut read.unknown)?,
+                _ => read.unknown.push(self.unknown(span, &entry.key)),
+            }
+        }
+        Ok(read)
+    }
+
+    fn entry(&self, key: String, value: Spanned<DeValue<'a>>) -> Entry<'a> {
+        let file = *self;
+        Entry { file, key, value }
+    }
+
+    /// Returns the number of the line in which a span begins.
+    fn line(&self, span: Option<Range<usize>>) -> usize {
+        let end = span.map_or(0, |span| span.start).min(self.text.len());
+        let before = &self.text.as_bytes()[..end];
+        before.iter().filter(|&&byte| byte == b'\n').count() + 1
+    }
+
+    fn wrong(&self, span: Option<Range<usize>>, what: &str) -> FetchError {
+        FetchError::usage(format!(
+            "{}:{}: {}",
+            printable(self.path),
+            self.line(span),
+            // The parser shows what it did not expect, which may be anything.
+            printable_text(&what.replace('\n', "; "))
+        ))
+    }
+
+    fn unknown(&self, span: Range<usize>, key: &str) -> (usize, String) {
+        let (file, line) = (printable(self.path), self.line(Some(span)));
+        let message = format!("{file}:{line}: there is no key '{}'", key.escape_debug());
+        (line, message)
+    }
+
+    /// Takes a path that is one wherever it is read.
+    fn absolute(&self, text: &str) -> Result<PathBuf, String> {
+        match (text.strip_prefix("~/"), self.home) {
+            (Some(below), Some(home)) => Ok(home.join(below)),
+            (Some(_), None) => Err("'~' is known in a user's own file alone".to_owned()),
+            (None, _) if text.starts_with('/') => Ok(PathBuf::from(text)),
+            (None, _) => Err("a path that begins with '/' is wanted".to_owned()),
+        }
+    }
+
+    fn store(&self, text: &str) -> Result<StoreOption, String> {
+        if !text.starts_with('/') {
+            return Err("a store's directory, which begins with '/', is wanted".to_owned());
+        }
+        let mut store = StoreOption::parse(text, None).map_err(|error| error.to_string())?;
+        if let Some((_, real)) = text.split_once('=') {
+            store.real = self.absolute(real)?;
+        }
+        Ok(store)
+    }
+
+    fn pattern(&self, text: &str) -> Result<MountPattern, String> {
+        MountPattern::new(text).map_err(|error| error.to_string())
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// Reads a value of its type.
+    fn get<T: DeserializeOwned>(self) -> Result<T, FetchError> {
+        let span = self.value.span();
+        T::deserialize(ValueDeserializer::from(self.value)).map_err(|error| {
+            let what = format!("{}: {}", self.key, error.message());
+            self.file.wrong(error.span().or(Some(span)), &what)
+        })
+    }
+
+    /// Reads a value that must pass a test.
+    fn checked<T: DeserializeOwned, U>(
+        self,
+        check: impl Fn(&TextFile<'a>, &T) -> Result<U, String>,
+    ) -> Result<U, FetchError> {
+        let (file, key, span) = (self.file, self.key.clone(), self.value.span());
+        let value = self.get()?;
+        check(&file, &value).map_err(|why| file.wrong(Some(span), &format!("{key}: {why}")))
+    }
+
+    /// Reads a list of texts, each of which must pass a test.
+    fn list<U>(
+        self,
+        check: impl Fn(&TextFile<'a>, &str) -> Result<U, String>,
+    ) -> Result<Vec<U>, FetchError> {
+        let (file, key) = (self.file, self.key.clone());
+        let texts: Vec<Spanned<String>> = self.get()?;
+        let checked = texts.iter().map(|text| {
+            check(&file, text.get_ref()).map_err(|why| {
+                let what = format!("{key}: '{}': {why}", text.get_ref());
+                file.wrong(Some(text.span()), &what)
+            })
+        });
+        checked.collect()
+    }
+
+    fn limits(
+        self,
+        limits: &mut ConfiguredLimits,
+        unknown: &mut Vec<(usize, String)>,
+    ) -> Result<(), FetchError> {
+        let (file, span) = (self.file, self.value.span());
+        let DeValue::Table(table) = self.value.into_inner() else {
+            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
+        };
+        let timeout = |_: &TextFile<'_>, seconds: &f64| {
+            timeout(*seconds)
+                .ok_or_else(|| "a number of seconds from above 0 to 86400 is wanted".to_owned())
+        };
+        for (key, value) in table {
+            let span = key.span();
+            let entry = file.entry(format!("limits.{}", key.get_ref()), value);
+            match key.get_ref().as_ref() {
+                "connect_timeout" => limits.connect_timeout = Some(entry.checked(timeout)?),
+                "first_byte_timeout" => limits.first_byte_timeout = Some(entry.checked(timeout)?),
+                "stall_timeout" => limits.stall_timeout = Some(entry.checked(timeout)?),
+                "max_bytes" => limits.max_bytes = Some(entry.get()?),
+                _ => unknown.push(file.unknown(span, &entry.key)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Limits;
+    use std::time::Duration;
+    use store_index::store_option::StoreOption;
+
+    fn parse(text: &str) -> Result<Read, FetchError> {
+        TextFile {
+            path: Path::new("/etc/fetch/fetch.toml"),
+            text,
+            home: Some(Path::new("/home/me")),
+        }
+        .parse()
+    }
+
+    #[test]
+    fn the_example_is_right_and_says_nothing_by_itself() {
+        let example = include_str!("../../../contrib/fetch.toml");
+        assert_eq!(
+            parse(example).unwrap().strict().unwrap(),
+            Configuration::default()
+        );
+        // What stands behind "#" are the keys, each with a value that is taken.
+        let told: String = example
+            .lines()
+            .map(|line| {
+                line.strip_prefix('#')
+                    .filter(|line| !line.starts_with(' '))
+                    .unwrap_or(line)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let read = parse(&told).unwrap().strict().unwrap();
+        let Configuration {
+            stores: Some(_),
+            indexes: Some(_),
+            media: Some(_),
+            media_globs: Some(_),
+            no_store: Some(_),
+            no_media: Some(_),
+            no_local: Some(_),
+            offline: Some(_),
+            stale_hash: Some(_),
+            progress: Some(_),
+            quiet: Some(_),
+            verbose: Some(_),
+            guix: Some(_),
+            limits:
+                ConfiguredLimits {
+                    connect_timeout: Some(_),
+                    first_byte_timeout: Some(_),
+                    stall_timeout: Some(_),
+                    max_bytes: Some(_),
+                },
+        } = read
+        else {
+            panic!("contrib/fetch.toml lacks a key: {read:#?}");
+        };
+    }
+
+    #[test]
+    fn the_document_names_every_key_of_the_example() {
+        let document = include_str!("../../../docs/configuration.md");
+        for line in include_str!("../../../contrib/fetch.toml").lines() {
+            if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ")
+                && !key.contains(' ')
+            {
+                assert!(
+                    document.contains(&format!("`{key}`"))
+                        || document.contains(&format!("`limits.{key}`")),
+                    "{key}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_read_as_they_are_meant() {
+        let read = parse(
+            "stores = ['/gnu/store', '/nix/store=/mnt/nix/store', '/gnu/store=~/guix']\nmedia = ['~/distfiles', '/srv/a']\n[limits]\nstall_timeout = 2\nconnect_timeout = 0.5\nmax_bytes = 10\n",
+        )
+        .unwrap()
+        .strict()
+        .unwrap();
+        let store = |logical: &str, real: &str| StoreOption {
+            logical: logical.to_owned(),
+            real: real.into(),
+        };
+        assert_eq!(
+            read.stores,
+            Some(vec![
+                store("/gnu/store", "/gnu/store"),
+                store("/nix/store", "/mnt/nix/store"),
+                store("/gnu/store", "/home/me/guix"),
+            ])
+        );
+        assert_eq!(
+            read.media,
+            Some(vec!["/home/me/distfiles".into(), "/srv/a".into()])
+        );
+        let limits = read.limits.or_default();
+        assert_eq!(limits.stall_window, Duration::from_secs(2));
+        assert_eq!(limits.connect_timeout, Duration::from_millis(500));
+        assert_eq!(limits.max_bytes, 10);
+        assert_eq!(
+            limits.first_byte_timeout,
+            Limits::default().first_byte_timeout
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        for (text, line, words) in [
+            ("offline = true\nstore = []\n", 2, "no key 'store'"),
+            (
+                "[limits]\n\nmax-bytes = 1\n",
+                3,
+                "no key 'limits.max-bytes'",
+            ),
+            ("[mirrors]\n", 1, "no key 'mirrors'"),
+            ("a = 1\noffline = \n", 2, ""),
+            ("offline = true\noffline = true\n", 2, "duplicate"),
+            ("\n\noffline = 'yes'\n", 3, "offline: invalid type: string"),
+            ("media = '/a'\n", 1, "media: invalid type: string"),
+            (
+                "media = [\n '/a',\n 'b',\n]\n",
+                3,
+                "media: 'b': a path that begins",
+            ),
+            ("indexes = ['']\n", 1, "indexes: '': a path"),
+            ("stores = ['=/a']\n", 1, "a store's directory"),
+            ("stores = ['/a=']\n", 1, "nothing stands behind"),
+            ("stores = ['/a=b']\n", 1, "a path that begins"),
+            ("media_globs = ['*/a']\n", 1, "begins with '/'"),
+            ("media_globs = ['/a[']\n", 1, "no pattern"),
+            ("stale_hash = 'never'\n", 1, "stale_hash: known are auto"),
+            ("progress = 'loud'\n", 1, "progress: known are auto"),
+            ("guix = 'guix'\n", 1, "guix: a path"),
+            ("limits = 3\n", 1, "[limits]"),
+            (
+                "[limits]\nconnect_timeout = 0\n",
+                2,
+                "limits.connect_timeout: a number of seconds",
+            ),
+            ("[limits]\nstall_timeout = 1e9\n", 2, "a number of seconds"),
+            ("[limits]\nstall_timeout = nan\n", 2, "a number of seconds"),
+            ("[limits]\nmax_bytes = -1\n", 2, "limits.max_bytes: "),
+            ("\u{1b}[31m = 1\n", 1, ""),
+        ] {
+            let error = parse(text).and_then(Read::strict).unwrap_err();
+            assert_eq!(error.kind.exit_code(), 2, "{text}");
+            let place = format!("/etc/fetch/fetch.toml:{line}: ");
+            let message = &error.message;
+            assert!(message.starts_with(&place), "{text}: {message}");
+            assert!(message.contains(words), "{text}: {message}");
+            assert!(!message.contains(['\n', '\u{1b}']), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn builtin_modes_get_unknown_keys_as_warnings() {
+        let read = parse("offline = true\nnewer = 1\n[limits]\nnewest = 2\n").unwrap();
+        let (configuration, unknown) = read.lenient();
+        assert_eq!(configuration.offline, Some(true));
+        assert_eq!(
+            unknown,
+            [
+                "/etc/fetch/fetch.toml:2: there is no key 'newer'",
+                "/etc/fetch/fetch.toml:4: there is no key 'limits.newest'"
+            ]
+        );
+    }
+
+    #[test]
+    fn home_is_known_in_the_users_file_alone() {
+        let system = TextFile {
+            path: Path::new("/etc/fetch/fetch.toml"),
+            text: "media = ['~/a']\n",
+            home: None,
+        };
+        assert!(system.parse().unwrap_err().message.contains("'~' is known"));
+    }
+
+    #[test]
+    fn the_users_file_goes_before_the_systems_key_by_key() {
+        let parse = |text| parse(text).unwrap().strict().unwrap();
+        let user = parse("media = ['/user']\n[limits]\nmax_bytes = 1\n");
+        let system = parse(
+            "media = ['/a', '/b']\noffline = true\n[limits]\nmax_bytes = 2\nstall_timeout = 3\n",
+        );
+        let both = user.over(system);
+        assert_eq!(both.media, Some(vec!["/user".into()]));
+        assert_eq!(both.offline, Some(true));
+        assert_eq!(both.limits.max_bytes, Some(1));
+        assert_eq!(both.limits.stall_timeout, Some(Duration::from_secs(3)));
+    }
+}

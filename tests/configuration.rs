@@ -1,0 +1,226 @@
+//! The configuration files: who wins, what is refused, and what need not be there.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::support::server::{Answer, Server};
+use crate::support::{TestEnv, is_root, lacks, noise, sri};
+
+/// A folder with a file of this content, which a lookup by name finds there.
+fn folder_with(env: &TestEnv, folder: &str, content: &[u8]) -> String {
+    env.write(format!("{folder}/hello-1.0.tar"), content);
+    env.path(folder).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn options_win_over_variables_over_the_users_file_over_the_systems() {
+    if lacks("configuration levels", &["unshare", "mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let content = noise(1, 3000);
+    let folders =
+        ["option", "variable", "user", "system"].map(|level| folder_with(&env, level, &content));
+    let system = env.write("system.toml", format!("media = ['{}']\n", folders[3]));
+    let source = |levels: &[&str]| {
+        drop(fs_err::remove_file(env.out("hello-1.0.tar")));
+        drop(fs_err::remove_file(env.path("config/fetch/fetch.toml")));
+        let mut run = env
+            .fetch_hash(sri(&content))
+            .args(["--offline", "--name", "hello-1.0.tar"]);
+        if levels.contains(&"option") {
+            run = run.args(["--media", &folders[0]]);
+        }
+        if levels.contains(&"variable") {
+            run = run.variable("FETCH_MEDIA", &folders[1]);
+        }
+        if levels.contains(&"user") {
+            let text = format!("media = ['{}']\n", folders[2]);
+            env.write("config/fetch/fetch.toml", text);
+        }
+        if levels.contains(&"system") {
+            run = run.with_system_file(&system);
+        }
+        run.json(if levels.is_empty() { 3 } else { 0 })
+            .location()
+            .to_owned()
+    };
+    let all = ["option", "variable", "user", "system"];
+    for (first, level) in all.iter().enumerate() {
+        let expected = env.path(level).join("hello-1.0.tar");
+        assert_eq!(
+            Path::new(&source(&all[first..])),
+            expected,
+            "all from {level} on"
+        );
+        assert_eq!(Path::new(&source(&[level])), expected, "{level} alone");
+    }
+    assert_eq!(source(&[]), "");
+}
+
+#[test]
+fn a_variable_switches_off_what_a_file_switches_on() {
+    let env = TestEnv::new();
+    env.write("config/fetch/fetch.toml", "no_local = true\nquiet = true\n");
+    let content = noise(2, 100);
+    let folder = folder_with(&env, "folder", &content);
+    let fetch = || {
+        env.fetch_hash(sri(&content)).args([
+            "--offline",
+            "--name",
+            "hello-1.0.tar",
+            "--media",
+            &folder,
+        ])
+    };
+    fetch().go().exits(3);
+    fetch().variable("FETCH_NO_LOCAL", "0").go().exits(0);
+    // An option of the same kind goes before what the file says.
+    fs_err::remove_file(env.out("hello-1.0.tar")).unwrap();
+    let outcome = fetch()
+        .variable("FETCH_NO_LOCAL", "0")
+        .arg("--verbose")
+        .go();
+    outcome.exits(0).says("media");
+}
+
+#[test]
+fn the_default_place_of_the_users_file_is_below_home() {
+    let env = TestEnv::new();
+    let content = noise(3, 100);
+    folder_with(&env, "home/distfiles", &content);
+    env.write("home/.config/fetch/fetch.toml", "media = ['~/distfiles']\n");
+    env.fetch_hash(sri(&content))
+        .args(["--offline", "--name", "hello-1.0.tar"])
+        .variable("XDG_CONFIG_HOME", "")
+        .go()
+        .exits(0);
+}
+
+#[test]
+fn mistakes_end_with_file_and_line() {
+    let env = TestEnv::new();
+    let fetch = || env.fetch_hash(sri(b"")).args(["--offline", "--name", "a"]);
+    let file = env.write("config/fetch/fetch.toml", "offline = true\nfoo = 1\n");
+    let place = format!("{}:2: there is no key 'foo'", file.display());
+    fetch()
+        .go()
+        .exits(2)
+        .says(&place)
+        .says("docs/configuration.md");
+    env.write("config/fetch/fetch.toml", b"offline = '\xff'\n");
+    fetch().go().exits(7).says("UTF-8");
+    env.write("config/fetch/fetch.toml", "#".repeat((1 << 20) + 1));
+    fetch().go().exits(7).says("1048576");
+    env.write("config/fetch/fetch.toml", "");
+    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o646)).unwrap();
+    fetch().go().exits(7).says("everybody can write it");
+    fs_err::remove_file(&file).unwrap();
+    fs_err::create_dir(&file).unwrap();
+    fetch().go().exits(7).says("it is no file");
+    fs_err::remove_dir(&file).unwrap();
+    // Nobody writes into the pipe, and nobody waits.
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+    fetch().go().exits(7).says("it is no file");
+    // What explains or completes has no use for the file, and what is wrong with it must not be in the way.
+    env.fetch(["--help"]).go().exits(0);
+}
+
+#[test]
+fn somebody_elses_file_is_refused() {
+    if lacks("a configuration of somebody else", &["chown"], true) {
+        return;
+    }
+    assert!(is_root());
+    let env = TestEnv::new();
+    let file = env.write("config/fetch/fetch.toml", "");
+    std::os::unix::fs::chown(&file, Some(12345), None).unwrap();
+    env.fetch_hash(sri(b""))
+        .args(["--offline", "--name", "a"])
+        .go()
+        .exits(7)
+        .says("it belongs to somebody else");
+}
+
+#[test]
+fn what_a_file_names_need_not_be_there() {
+    let env = TestEnv::new();
+    let content = noise(4, 100);
+    let there = folder_with(&env, "there", &content);
+    let gone = env.path("gone");
+    env.write(
+        "config/fetch/fetch.toml",
+        format!(
+            "media = ['{}', '{there}']\nstores = ['{}']\n",
+            gone.display(),
+            gone.display()
+        ),
+    );
+    let fetch = || {
+        env.fetch([
+            "--no-media",
+            "--offline",
+            "--name",
+            "hello-1.0.tar",
+            "--hash",
+        ])
+        .arg(sri(&content))
+    };
+    let report = fetch().json(0);
+    report
+        .tried("media", "unavailable", gone.to_str().unwrap())
+        .tried("store", "unavailable", gone.to_str().unwrap());
+    // Named on the command line, it would be a mistake.
+    fetch()
+        .args(["--force", "--media"])
+        .arg(&gone)
+        .go()
+        .exits(7);
+}
+
+#[test]
+fn what_is_mounted_where_a_pattern_says_is_a_medium() {
+    if lacks("media globs", &["unshare", "mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let content = noise(5, 100);
+    let folder = folder_with(&env, "mirror", &content);
+    for point in ["mnt/a", "mnt/b"] {
+        fs_err::create_dir_all(env.path(point)).unwrap();
+    }
+    let fetch = |pattern: &str| {
+        env.write(
+            "config/fetch/fetch.toml",
+            format!("media_globs = ['{}']\n", env.path(pattern).display()),
+        );
+        env.fetch([
+            "--no-store",
+            "--offline",
+            "--force",
+            "--name",
+            "hello-1.0.tar",
+            "--hash",
+        ])
+        .arg(sri(&content))
+        .with_mount(Path::new(&folder), &env.path("mnt/a"))
+    };
+    fetch("mnt/b*").json(3);
+    fetch("mnt").json(3);
+    let report = fetch("mnt/*").json(0);
+    assert_eq!(
+        Path::new(report.location()),
+        env.path("mnt/a/hello-1.0.tar")
+    );
+}
+
+#[test]
+fn limits_of_a_file_hold() {
+    let env = TestEnv::new();
+    let content = noise(6, 5000);
+    let server = Server::with("/a", Answer::body(&content));
+    env.write("config/fetch/fetch.toml", "[limits]\nmax_bytes = 4999\n");
+    let fetch = || env.fetch_hash(sri(&content)).arg(server.url("/a"));
+    fetch().go().exits(5).says("4999");
+    fetch().variable("FETCH_MAX_BYTES", "5000").go().exits(0);
+}

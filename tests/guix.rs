@@ -1,0 +1,6 @@
+//! `perform-download`, run as guix-daemon runs it, on its real derivations.
+
+mod downloads;
+mod hand_over;
+mod hostile;
+mod local;

@@ -1,0 +1,200 @@
+//! What is asked without being named, and what is not: repositories on discs, discs that are elsewhere, servers that
+//! are dead.
+
+use std::io::Write as _;
+use std::process::{Child, ChildStdin, Stdio};
+
+use super::*;
+use crate::support::git::{GIT, Repository, file, nar_of};
+use crate::support::server::{Answer, Server};
+
+#[test]
+fn a_repository_on_a_disc_that_nobody_named_has_the_commit() {
+    let test = "a_repository_on_a_disc_that_nobody_named_has_the_commit";
+    if lacks(test, &ISO_TOOLS, true) || lacks(test, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "tree/git/some.git");
+    let commit = bare.commit("main", &[file("a", b"a\n"), file("b/c", b"c\n")]);
+    let tree = bare.git(&["rev-parse", &format!("{commit}^{{tree}}")]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    // An alternate that leads from the disc to a folder of this machine, where the second commit is.
+    let secret = Repository::bare(&env, "secret.git");
+    let elsewhere = secret.commit("main", &[file("secret", b"secret\n")]);
+    let secret_hash = secret.nar_of_clone(&env, &elsewhere);
+    let alternates = format!("{}\n", text(&secret.path().join("objects")));
+    env.write("tree/git/some.git/objects/info/alternates", alternates);
+    make_iso(&env.path("tree"), &env.path("disc.iso"));
+    let disc = Mounted::iso(&env.path("disc.iso"), &env.path("disc"));
+
+    let url = "https://git.example.org/some.git";
+    let fetch = |options: &[&str], revision: &str, hash: &str| {
+        let output = env.out("out");
+        if output.exists() {
+            fs_err::remove_dir_all(&output).unwrap();
+        }
+        env.fetch(["--no-store", "--offline", "-o", "out", "--hash", hash])
+            .args(["--git", url, "--rev", revision])
+            .args(options)
+    };
+    let report = fetch(&[], &commit, &hash).json(0);
+    assert_eq!(report.kind(), "directories");
+    assert!(report.location().ends_with("disc/git/some.git"));
+    assert_eq!(nar_of(&env.out("out")), hash);
+    // A branch of that name may be in any repository.
+    fetch(&[], "main", &hash).json(3);
+    fetch(&["--no-media"], &commit, &hash).json(3);
+    // It leads nowhere else, though what it leads to may be named and asked itself.
+    let report = fetch(&[], &elsewhere, &secret_hash).json(3);
+    report.tried("directories", "unavailable", "disc");
+    let report = fetch(&["--media", text(secret.path())], &elsewhere, &secret_hash).json(0);
+    report.tried("directories", "ok", "secret.git");
+
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    let report = env
+        .fetch([
+            "--no-store",
+            "--offline",
+            "-o",
+            "out",
+            "--mode",
+            "git",
+            "--hash",
+            &tree,
+        ])
+        .json(0);
+    assert!(report.location().ends_with("disc/git/some.git"));
+    disc.take_out();
+}
+
+#[test]
+fn an_absent_disc_is_named_where_the_network_fails_too() {
+    let env = TestEnv::new();
+    env.write("mirror/file-1.0", "on the disc\n");
+    let hash = sri(b"on the disc\n");
+    let done = update(&env, &env.path("mirror"), &[]);
+    env.store_index([
+        "media",
+        "rename",
+        done["id"].as_str().unwrap(),
+        "The shelf",
+        "--index",
+    ])
+    .arg(env.path("index"))
+    .go()
+    .exits(0);
+    fs_err::rename(env.path("mirror"), env.path("gone")).unwrap();
+    let fetch = |url: &str| {
+        env.fetch_hash(&hash)
+            .arg("--index")
+            .arg(env.path("index"))
+            .arg(url)
+    };
+    let server = Server::with("/file-1.0", Answer::hang_up());
+    let report = fetch(&server.url("/file-1.0")).json(5);
+    assert_eq!(report.error(), "network");
+    let hint = report.object["error"]["hint"].as_str().unwrap();
+    assert_eq!(hint, "insert «The shelf», and run this again");
+    report.tried("media", "unavailable", "The shelf");
+    fetch(&server.url("/file-1.0"))
+        .go()
+        .exits(5)
+        .says("it is on «The shelf», which is not mounted");
+    // Wrong bytes are still what they are.
+    let server = Server::with("/file-1.0", Answer::body("other"));
+    let report = fetch(&server.url("/file-1.0")).json(4);
+    assert!(
+        report.object["error"]["hint"]
+            .as_str()
+            .unwrap()
+            .contains("«The shelf»")
+    );
+}
+
+/// A network mount whose server has died: whoever asks it for anything waits until the mount goes.
+struct DeadServer {
+    holder: Child,
+    stdin: Option<ChildStdin>,
+    at: PathBuf,
+}
+
+impl DeadServer {
+    /// Mounts it in the way of sshfs, with a descriptor that nobody answers on.
+    fn mount(at: &Path) -> Self {
+        fs_err::create_dir_all(at).unwrap();
+        let script = "exec 3<>/dev/fuse && mount -i -t fuse.sshfs \
+                      -o fd=3,rootmode=40000,user_id=0,group_id=0 dead:/ \"$1\" && echo mounted && read -r _";
+        let mut holder = Command::new("sh")
+            .args(["-c", script, "sh", text(at)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = holder.stdin.take();
+        let mut line = String::new();
+        let mut stdout = std::io::BufReader::new(holder.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+        assert_eq!(line, "mounted\n", "mount failed");
+        Self {
+            holder,
+            stdin,
+            at: at.to_owned(),
+        }
+    }
+}
+
+impl Drop for DeadServer {
+    fn drop(&mut self) {
+        // With its descriptor goes the connection, and whoever waits gets an error.
+        if let Some(mut stdin) = self.stdin.take() {
+            stdin.write_all(b"\n").ok();
+        }
+        self.holder.wait().unwrap();
+        let status = Command::new("umount").arg("-l").arg(&self.at).status();
+        assert!(status.unwrap().success() || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_dead_network_mount_is_not_asked() {
+    let test = "a_dead_network_mount_is_not_asked";
+    if lacks(test, &["mount", "umount", "timeout", "ls"], true) {
+        return;
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return skipped(test, "needs /dev/fuse");
+    }
+    let env = TestEnv::new();
+    let dead = DeadServer::mount(&env.path("server"));
+    // It is dead indeed.
+    let status = Command::new("timeout")
+        .args(["-s", "KILL", "1", "ls"])
+        .arg(&dead.at)
+        .status();
+    assert!(!status.unwrap().success());
+    let bounded = |outcome: Outcome| assert!(outcome.took.as_secs() < 20, "{outcome}");
+
+    let missing = sri(b"nowhere");
+    let fetch = ["--no-store", "--offline", "-o", "x", "--hash", &missing];
+    bounded(env.fetch(fetch).go().exits(3));
+    let tree = "0123456789abcdef0123456789abcdef01234567";
+    bounded(
+        env.fetch([
+            "--no-store",
+            "--offline",
+            "-o",
+            "x",
+            "--hash",
+            tree,
+            "--mode",
+            "git",
+        ])
+        .go()
+        .exits(3),
+    );
+    bounded(env.fetch(["explain", "--no-store", &missing]).go().exits(3));
+    bounded(env.store_index(["lookup", &missing]).go().exits(3));
+    bounded(env.store_index(["media", "list"]).go().exits(0));
+    drop(dead);
+}
