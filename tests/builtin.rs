@@ -9,7 +9,7 @@ use fetcher::cli::Environment;
 use fetcher::configuration::Configuration;
 use fetcher::error::ErrorKind;
 use fetcher::fetch;
-use fetcher::report::{Attempt, Listener, Report};
+use fetcher::report::{Attempt, AttemptResult, Listener, Report};
 use fetcher::request::{Request, Target};
 use fetcher::source_url::SourceUrl;
 use store_index::address::Method;
@@ -160,4 +160,27 @@ fn a_wrong_file_makes_room_for_the_right_tree() {
     private(&env.path("folder/tree/sub/hello"));
     assert!(deliver(&env, &wanted).result.is_err());
     assert!(env.outputs().is_empty(), "nothing is left behind");
+}
+
+#[test]
+fn of_another_version_nothing_is_told_but_what_everybody_may_know() {
+    let env = TestEnv::new();
+    let file = env.write("folder/foo-1.0.tar.gz", "hello\n");
+    let update = ["update", "--in-place"].map(Into::into);
+    env.store_index(update.into_iter().chain([env.path("folder")]))
+        .go()
+        .exits(0);
+    let mut wanted = request(&env, Method::Flat, &sri(b"hello\n"), &[]);
+    wanted.asked_names = vec!["foo-2.0.tar.gz".to_owned()];
+    let passed_over = |report: &Report| {
+        let error = report.result.as_ref().unwrap_err().to_string();
+        assert!(!error.contains("foo-1.0"), "{error}");
+        let results = report.attempts.iter().map(|attempt| attempt.result);
+        results
+            .filter(|&result| result == AttemptResult::Suspicious)
+            .count()
+    };
+    assert_eq!(passed_over(&deliver(&env, &wanted)), 1);
+    private(&file);
+    assert_eq!(passed_over(&deliver(&env, &wanted)), 0);
 }

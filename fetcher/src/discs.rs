@@ -124,10 +124,17 @@ impl Discs {
         if !self.discover && indexes.is_empty() {
             return None;
         }
-        let root = Beneath::open(&medium.real).ok()?;
+        let (root, usual) = if self.system_only {
+            let root = Beneath::open_public(&medium.real);
+            (root, index::system_dirs(&medium.root))
+        } else {
+            let root = Beneath::open(&medium.real);
+            (root, index::default_dirs(&medium.root))
+        };
+        let root = root.ok()?;
         let mut trouble = None;
         let on_it = medium.real.join(store_index::places::IN_PLACE_DIR);
-        let usual = index::default_dirs(&medium.root).into_iter();
+        let usual = usual.into_iter();
         for directory in [on_it]
             .into_iter()
             .chain(usual.filter(|dir| !is_in_place(dir)))

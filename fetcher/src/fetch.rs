@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use store_index::beneath::Reach;
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
@@ -153,17 +154,22 @@ impl Walk<'_> {
             return Ok(done);
         }
         self.left = landing.leave_wrong()?;
-        let suspicious: Vec<_> = self
+        let locations = self
             .suspicious
             .iter()
-            .map(|candidate| candidate.location.clone())
-            .collect();
+            .map(|candidate| candidate.location.clone());
+        let (mut suspicious, mut discs) = (locations.collect::<Vec<_>>(), &self.discs[..]);
+        if matches!(self.request.target, Target::Given(_)) {
+            // A build's log is read by those who may not know what is on this machine.
+            suspicious.clear();
+            discs = &[];
+        }
         Err(verdict::nothing_delivered(
             self.request,
             self.policy.offline,
             &self.network,
             &suspicious,
-            &self.discs,
+            discs,
         ))
     }
 
@@ -261,7 +267,7 @@ impl Walk<'_> {
             {
                 continue;
             }
-            if self.pass_over(source, &candidate) {
+            if self.is_out_of_reach(&candidate) || self.pass_over(source, &candidate) {
                 continue;
             }
             if let Attempted::Delivered(done) = self.attempt(&candidate, 1, landing)? {
@@ -283,6 +289,17 @@ impl Walk<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// What a daemon's clients may not read is not even there for them: the guard, which speaks of what it passes over
+    /// before anything is opened, must not tell them otherwise.
+    fn is_out_of_reach(&self, candidate: &Candidate) -> bool {
+        match &candidate.place {
+            CandidatePlace::Local { root, path, .. } | CandidatePlace::Tree { root, path, .. } => {
+                root.reach() == Reach::Public && root.open_node_or_root(path).is_err()
+            }
+            _ => false,
+        }
     }
 
     /// The stale-hash guard: true if the candidate is not to be used now.

@@ -143,15 +143,17 @@ fn perform_download(derivation: &Path, output: Option<&Path>) -> u8 {
 
 /// The real guix takes over, and if it cannot, that is the end.
 fn become_guix(args: &[OsString]) -> u8 {
-    let variables = |name: &str| std::env::var_os(name);
-    // Nothing is said of the configuration: others may be listening for what the real guix says.
-    let configuration =
-        Configuration::system().map_or_else(|_| Configuration::default(), |read| read.0);
-    let environment = Environment {
-        variables: &variables,
-        configuration,
+    let named = match std::env::var_os(hand_over::VARIABLE).filter(|path| !path.is_empty()) {
+        Some(named) => Some(named.into()),
+        // What was named and cannot be read must not become another guix.
+        None => match Configuration::system() {
+            Ok((configuration, _)) => configuration.guix,
+            Err(error) => {
+                say(&format!("fetch: error: {error}"));
+                return exit_code::DAEMON_FAILURE;
+            }
+        },
     };
-    let named = environment.guix().unwrap_or_default();
     let error = hand_over::exec(named.as_deref(), args);
     say(&format!("fetch: error: {error}"));
     exit_code::DAEMON_FAILURE

@@ -281,36 +281,53 @@ impl Downloads<'_> {
 
     /// Unpacks the first archive that comes whole: what a daemon would be left, whose hash then tells what it is.
     fn first_unpacked(&mut self, policy: &Policy) -> Result<Landed, FetchError> {
+        if self.wish.request.urls.is_empty() {
+            return Err(FetchError::usage(
+                "neither a hash nor a URL says what is wanted",
+            ));
+        }
         let folder = OwnFolder::new()?;
-        let request = Request {
-            target: Target::Given(folder.path(&self.wish.name)),
-            ..self.wish.request.clone()
-        };
         let policy = Policy {
             leave_wrong: true,
             ..policy.clone()
         };
-        let report = fetch::run(&request, &Places::default(), &policy, &Unheard, self.watch);
-        for mut attempt in report.attempts {
-            // Nothing can have a hash that nobody knows.
-            if report.left.as_deref() == Some(attempt.location.as_str()) {
-                attempt.result = AttemptResult::Ok;
-                attempt.reason = None;
+        let mut trouble = None;
+        for url in &self.wish.request.urls {
+            let request = Request {
+                target: Target::Given(folder.path(&self.wish.name)),
+                urls: vec![url.clone()],
+                ..self.wish.request.clone()
+            };
+            let report = fetch::run(&request, &Places::default(), &policy, &Unheard, self.watch);
+            for mut attempt in report.attempts {
+                // Nothing can have a hash that nobody knows.
+                if report.left.as_deref() == Some(attempt.location.as_str()) {
+                    attempt.result = AttemptResult::Ok;
+                    attempt.reason = None;
+                }
+                self.listener.attempt(&attempt);
+                self.attempts.push(attempt);
             }
-            self.listener.attempt(&attempt);
-            self.attempts.push(attempt);
+            match (report.left, report.result) {
+                (Some(location), _) => return self.hash_tree(folder, location),
+                (None, Err(error))
+                    if matches!(error.kind, ErrorKind::Local | ErrorKind::Interrupted) =>
+                {
+                    return Err(error);
+                }
+                (None, Err(error)) => trouble = Some(error.kind),
+                (None, Ok(_)) => return Err(no_such_hash()),
+            }
         }
-        let Some(location) = report.left else {
-            return Err(match report.result {
-                Err(error) if error.kind == ErrorKind::Mismatch => FetchError::new(
-                    ErrorKind::Mismatch,
-                    format!("no URL of {} has an archive", self.wish.name),
-                )
-                .with_hint("without --unpack files are taken as they are"),
-                Err(error) => error,
-                Ok(_) => no_such_hash(),
-            });
-        };
+        Err(FetchError::new(
+            trouble.unwrap_or(ErrorKind::Mismatch),
+            format!("no URL of {} delivered an archive", self.wish.name),
+        )
+        .with_hint("-v says why; without --unpack files are taken as they are"))
+    }
+
+    /// Hashes what was unpacked.
+    fn hash_tree(&self, folder: OwnFolder, location: String) -> Result<Landed, FetchError> {
         let node = Beneath::open(folder.root())
             .and_then(|root| root.open_node(Path::new(self.wish.name.as_str())))
             .map_err(|error| FetchError::local(error.to_string()))?;

@@ -395,6 +395,7 @@ fn long_work_is_not_silent() {
             options(&["untrusted-build-max-silent-time=3"]),
         )
         .variable("FETCH_STALL_TIMEOUT", "4")
+        .variable("FETCH_RETRY_BUDGET", "0")
         .go()
         .exits(HANDED_OVER);
     let words = format!("fetch: still working on {}\n", drv.output.display());

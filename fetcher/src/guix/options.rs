@@ -23,7 +23,7 @@ impl Options {
                 continue;
             };
             match key.strip_prefix(UNTRUSTED).unwrap_or(key) {
-                "print-extended-build-trace" => options.trace = value == "1",
+                "print-extended-build-trace" => options.trace |= value == "1",
                 "build-max-silent-time" => {
                     options.max_silence = value
                         .parse()

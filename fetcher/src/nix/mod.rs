@@ -70,7 +70,7 @@ fn deliver(
     let Order { request, warnings } = Order::read(&attributes)?;
     let is_check = is_check(&settings, &request);
     let places = settings.places(is_check)?;
-    for warning in warnings.iter().chain(&places.warnings) {
+    for warning in &warnings {
         log.line(&format!("warning: {warning}"));
     }
     if is_check {
