@@ -64,11 +64,7 @@ pub fn ask_repository(folder: &Path, name: &str, id: [u8; 20]) -> io::Result<()>
     }
     for tree in trees {
         for form in [Form::Raw, Form::Converted] {
-            let checkout = Checkout {
-                repository: Rc::clone(&repository),
-                tree,
-                form,
-            };
+            let checkout = Checkout::new(&repository, tree, form);
             checkout.walk(&mut Eater(0), watch).ok();
         }
     }
