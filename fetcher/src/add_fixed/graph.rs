@@ -22,6 +22,9 @@ use crate::source_url::SourceUrl;
 /// The most derivations that are read. A whole system from its bootstrap on has some fifty thousand.
 const MAX_DERIVATIONS: usize = 500_000;
 
+/// The most bytes of derivations that are read, ten times those of a whole system: what is read of one level is held.
+const MAX_READ_BYTES: u64 = 1 << 30;
+
 /// The most URLs of a derivation that are looked at: they only give names.
 const MAX_URLS: usize = 64;
 
@@ -44,6 +47,8 @@ struct Node {
     /// The outputs that are needed of it: all of those that were named, the ones asked for of an input.
     outputs: Vec<String>,
     fixed: Option<Wanted>,
+    /// The length of its text.
+    bytes: u64,
     inputs: BTreeMap<String, Vec<String>>,
 }
 
@@ -62,6 +67,7 @@ pub(super) fn wanted(
         store,
         root: None,
         seen: HashSet::new(),
+        read_bytes: 0,
         wanted: Vec::new(),
         wanted_paths: HashSet::new(),
     };
@@ -77,6 +83,7 @@ struct Walk<'a> {
     root: Option<Beneath>,
     /// The inputs that were met, each with the outputs that were asked for.
     seen: HashSet<(String, Vec<String>)>,
+    read_bytes: u64,
     wanted: Vec<Wanted>,
     wanted_paths: HashSet<String>,
 }
@@ -147,7 +154,14 @@ impl Walk<'_> {
         let file = root
             .open_file(Path::new(base_name))
             .map_err(|error| unreadable(shown, &error))?;
-        Node::read(shown, file, Some(outputs))
+        let node = Node::read(shown, file, Some(outputs))?;
+        self.read_bytes += node.bytes;
+        if self.read_bytes > MAX_READ_BYTES {
+            return Err(FetchError::local(format!(
+                "the derivations are larger than {MAX_READ_BYTES} bytes together, which no build's are"
+            )));
+        }
+        Ok(node)
     }
 }
 
@@ -168,7 +182,11 @@ impl Node {
             .iter()
             .filter(|output| is_needed(&output.name))
             .map(|output| output.path.clone());
-        let outputs = outputs.collect();
+        let mut outputs: Vec<String> = outputs.collect();
+        if derivation.fixed_output().is_some() {
+            // Its only output, by whatever name it is asked for: what nobody looked at would pass for present.
+            outputs = vec![derivation.outputs[0].path.clone()];
+        }
         let fixed = derivation.fixed_output().map(|output| Wanted {
             path: derivation.outputs[0].path.clone(),
             address: output
@@ -179,6 +197,7 @@ impl Node {
         });
         Ok(Self {
             outputs,
+            bytes: bytes.len() as u64,
             fixed,
             inputs: derivation.input_derivations,
         })
