@@ -45,7 +45,7 @@ impl PrefetchArgs {
         let (request, warnings) = self.what.interpret(&hash, None, executable, environment)?;
         if !hash_is_known && request.git.is_some() {
             return Err(FetchError::usage(
-                "--git needs --hash: repositories cannot be cloned yet",
+                "--git needs --hash: without one only files and archives are prefetched",
             ));
         }
         let name = item_name(request.name.as_deref())?;
