@@ -36,6 +36,6 @@ pub mod source_url;
 pub mod staging;
 pub mod stale_hash;
 mod tree_copy;
-mod unpack;
+pub mod unpack;
 mod verdict;
 pub mod verify;
