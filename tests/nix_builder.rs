@@ -16,6 +16,7 @@ mod wrong;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::support::nix::{NIX, NixStore, static_fetch};
 use crate::support::{TestEnv, lacks};
@@ -192,16 +193,20 @@ impl Built {
     }
 }
 
-/// Lines of shell that give this machine a group of build users, for one mount namespace.
+/// Lines of shell that give this machine a group of build users, for one mount namespace. Each has a user of its own:
+/// Nix kills whatever runs as a build user before and after a build, a build of another test too.
 fn build_users(env: &TestEnv) -> String {
+    static USERS: AtomicU32 = AtomicU32::new(0);
+    let uid =
+        100_000 + std::process::id() % 10_000 * 100 + USERS.fetch_add(1, Ordering::Relaxed) % 100;
     let bind = |name: &str, line: &str| {
         let mut text = fs_err::read_to_string(format!("/etc/{name}")).unwrap();
         text.push_str(line);
         let path = env.write(format!("etc-{name}"), text);
         format!("mount --bind '{}' /etc/{name}\n", path.display())
     };
-    let user = "fetchbld1:x:64001:64000:builds:/var/empty:/usr/sbin/nologin\n";
-    bind("passwd", user) + &bind("group", "fetchbld:x:64000:fetchbld1\n")
+    let user = format!("fetchbld1:x:{uid}:64000:builds:/var/empty:/usr/sbin/nologin\n");
+    bind("passwd", &user) + &bind("group", "fetchbld:x:64000:fetchbld1\n")
 }
 
 /// A file's path as it stands in shell.

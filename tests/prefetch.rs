@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::nix::{NIX, NixStore};
 use crate::support::server::{Answer, Server};
@@ -54,6 +55,54 @@ fn a_build_finds_what_was_prefetched_without_a_hash() {
         build(&env, &store, "hello-1.0.tar.gz", &url, in_sri, "flat"),
         path
     );
+    assert!(names_in(&env.path("tmp")).is_empty() && env.outputs().is_empty());
+}
+
+#[test]
+fn an_archive_is_unpacked_and_its_tree_told() {
+    if lacks("an_archive_is_unpacked_and_its_tree_told", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    env.write("hello-1.0/src/hello.c", "int main;\n");
+    let archive = env.path("hello-1.0.tar.gz");
+    let packed = Command::new("tar")
+        .args(["-C", env.path("").to_str().unwrap(), "-czf"])
+        .args([&archive, Path::new("hello-1.0")])
+        .status();
+    assert!(packed.unwrap().success());
+    let server = Server::with("/page", Answer::body("<html>no archive</html>"));
+    server.route(
+        "/hello-1.0.tar.gz",
+        Answer::body(fs_err::read(&archive).unwrap()),
+    );
+    let urls = ["/page", "/hello-1.0.tar.gz"].map(|path| server.url(path));
+    let outcome = prefetch(&env, &store)
+        .args(["--unpack", "--name", "source"])
+        .args(&urls)
+        .go()
+        .exits(0);
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert_eq!(
+        fs_err::read(format!("{}/src/hello.c", lines[0])).unwrap(),
+        b"int main;\n"
+    );
+    let by_nix = store.nix("nix-hash", &["--type", "sha256", lines[0]]);
+    assert_eq!(lines[2], by_nix);
+    // Now that it is known, it is here.
+    let known = prefetch(&env, &store)
+        .args(["--unpack", "--name", "source", "--hash", lines[1], &urls[1]])
+        .go()
+        .exits(0);
+    assert_eq!(known.stdout.lines().next(), Some(lines[0]));
+    assert_eq!(server.requests().len(), 2);
+    // Nothing is an archive.
+    prefetch(&env, &store)
+        .args(["--unpack", "--name", "source", &urls[0]])
+        .go()
+        .exits(4)
+        .says("archive");
     assert!(names_in(&env.path("tmp")).is_empty() && env.outputs().is_empty());
 }
 

@@ -38,6 +38,11 @@ impl OwnFolder {
         })
     }
 
+    /// Returns where it is.
+    pub(crate) fn root(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Returns where content of that name lies in it.
     pub(crate) fn path(&self, name: &ItemName) -> PathBuf {
         self.0.path().join(name.as_str())

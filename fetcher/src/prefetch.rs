@@ -2,13 +2,16 @@
 //! a download that tells it.
 
 use std::fs::File;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use store_index::address::{ContentAddress, Method};
+use store_index::beneath::Beneath;
 use store_index::hash_text::{Base, HashForm};
 use store_index::path_text::printable;
 use store_index::store_path::ItemName;
+use store_index::tree::TreeError;
 use store_index::watch::{Unit, Watch};
 
 use crate::copy::{self, CopyError};
@@ -26,6 +29,7 @@ use crate::report::{
 use crate::request::{Request, Target};
 use crate::source::SourceKind;
 use crate::source_url::{Scheme, SourceUrl};
+use crate::tree_copy;
 use crate::verify::{FileCheck, Verdict};
 
 /// An item that the store has.
@@ -172,6 +176,15 @@ pub(crate) fn unless_interrupted(error: FetchError, watch: Watch<'_>) -> FetchEr
     }
 }
 
+/// Hears what is told again in other words.
+struct Unheard;
+
+impl Listener for Unheard {
+    fn warning(&self, _message: &str) {}
+    fn loud_warning(&self, _message: &str) {}
+    fn attempt(&self, _attempt: &Attempt) {}
+}
+
 /// Downloads of something whose hash is not known.
 struct Downloads<'a> {
     wish: &'a Wish,
@@ -207,6 +220,9 @@ impl Downloads<'_> {
                 "without a hash there is nothing to look for here, and the network is off (--offline)",
             )
             .with_hint("say with --hash what is wanted"));
+        }
+        if self.wish.request.unpack {
+            return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
         let mut downloader = Downloader::new(policy.limits);
@@ -253,8 +269,63 @@ impl Downloads<'_> {
         })
     }
 
-    /// Downloads from one place. What it would be with `--unpack` is not known here yet: then the content would be
-    /// unpacked between the download and its hash.
+    /// Unpacks the first archive that comes whole: what a daemon would be left, whose hash then tells what it is.
+    fn first_unpacked(&mut self, policy: &Policy) -> Result<Landed, FetchError> {
+        let folder = OwnFolder::new()?;
+        let request = Request {
+            target: Target::Given(folder.path(&self.wish.name)),
+            ..self.wish.request.clone()
+        };
+        let policy = Policy {
+            leave_wrong: true,
+            ..policy.clone()
+        };
+        let report = fetch::run(&request, &Places::default(), &policy, &Unheard, self.watch);
+        for mut attempt in report.attempts {
+            // Nothing can have a hash that nobody knows.
+            if report.left.as_deref() == Some(attempt.location.as_str()) {
+                attempt.result = AttemptResult::Ok;
+                attempt.reason = None;
+            }
+            self.listener.attempt(&attempt);
+            self.attempts.push(attempt);
+        }
+        let Some(location) = report.left else {
+            return Err(match report.result {
+                Err(error) if error.kind == ErrorKind::Mismatch => FetchError::new(
+                    ErrorKind::Mismatch,
+                    format!("no URL of {} has an archive", self.wish.name),
+                )
+                .with_hint("without --unpack files are taken as they are"),
+                Err(error) => error,
+                Ok(_) => no_such_hash(),
+            });
+        };
+        let node = Beneath::open(folder.root())
+            .and_then(|root| root.open_node(Path::new(self.wish.name.as_str())))
+            .map_err(|error| FetchError::local(error.to_string()))?;
+        let address = &self.wish.request.address;
+        match tree_copy::hash(address, node, self.watch) {
+            Ok(Verdict::Wrong {
+                got: Some(got),
+                bytes,
+            }) => Ok(Landed {
+                folder,
+                address: ContentAddress::new(address.method(), got).ok_or_else(no_such_hash)?,
+                source: Success {
+                    kind: SourceKind::Url,
+                    location,
+                    bytes,
+                    executable: false,
+                },
+            }),
+            Ok(_) => Err(no_such_hash()),
+            Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
+            Err(error) => Err(FetchError::local(error.to_string())),
+        }
+    }
+
+    /// Downloads from one place.
     fn download(
         &self,
         url: &SourceUrl,

@@ -64,9 +64,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Puts a source into the store under the name that a build will use; tells its path and hash
-    Prefetch(PrefetchArgs),
+    Prefetch(Box<PrefetchArgs>),
     /// Gives derivations the fixed outputs whose content is here under other names
-    AddFixed(AddFixedArgs),
+    AddFixed(Box<AddFixedArgs>),
     /// Shows what each local source says to a hash; opens no socket and reads no content
     Explain(Box<ExplainArgs>),
     /// Downloads what a derivation wants, for guix-daemon, which calls us guix ($GUIX)
