@@ -39,6 +39,6 @@ pub mod staging;
 pub mod stale_hash;
 pub mod state;
 mod tree_copy;
-mod unpack;
+pub mod unpack;
 mod verdict;
 pub mod verify;

@@ -29,7 +29,7 @@ use stream::Codec;
 use writer::Writer;
 
 pub(crate) use strip::{judge, strip_single_root};
-pub(crate) use writer::ROOT_NAME;
+pub use writer::ROOT_NAME;
 
 /// How much of what comes out is looked at to tell what it is, in bytes: a tar header.
 const HEAD_LEN: usize = 512;
@@ -45,7 +45,7 @@ const RATIO_GRACE_LEN: u64 = 64 << 20;
 
 /// What an archive turned out to hold.
 #[derive(Debug)]
-pub(crate) enum Unpacked {
+pub enum Unpacked {
     /// The directory has been filled.
     Tree,
     /// A NAR of a directory, which has no root of its own to be stripped.
@@ -58,7 +58,7 @@ pub(crate) enum Unpacked {
 
 /// Why an archive was not unpacked, or not to its end.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UnpackError {
+pub enum UnpackError {
     /// Something else, as a page of a server.
     #[error("not an archive: {0}")]
     NotAnArchive(&'static str),
@@ -123,7 +123,7 @@ impl Stop {
 /// Unpacks the file `archive`, whose name or URL without query is `name`, into the empty directory `target`: tar, plain or packed by
 /// gzip, xz, bzip2, zstd or lzip; zip; NAR, plain or packed. What it begins with decides; the name only where that says
 /// nothing. At most `max_bytes` come out.
-pub(crate) fn unpack(
+pub fn unpack(
     archive: &File,
     name: &str,
     target: OwnedFd,

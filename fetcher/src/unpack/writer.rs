@@ -17,7 +17,7 @@ use super::{MAX_ENTRIES, Stop, UnpackError, write_error};
 use crate::tree_copy;
 
 /// What the only file of an archive is called where it has no name of its own.
-pub(crate) const ROOT_NAME: &str = "root";
+pub const ROOT_NAME: &str = "root";
 
 /// How much is written at a time, in bytes.
 const BUFFER_LEN: usize = 128 * 1024;
