@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::sync::{Arc, OnceLock};
 
 use store_index::watch::{Progress, Watch};
 
@@ -20,11 +21,42 @@ use crate::verify::{FileCheck, Verdict};
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
 const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
 
+/// The network stack of one run or of many, built at the first download.
+#[derive(Clone, Debug, Default)]
+pub struct SharedClient {
+    client: Arc<OnceLock<Client>>,
+    /// Threads use it side by side.
+    of_many: bool,
+}
+
+impl SharedClient {
+    /// One for many threads at a time.
+    pub(crate) fn of_many() -> Self {
+        Self {
+            of_many: true,
+            ..Self::default()
+        }
+    }
+
+    fn get(&self, limits: Limits) -> Result<&Client, NetError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let made = if self.of_many {
+            Client::shared(limits)
+        } else {
+            Client::new(limits)
+        }?;
+        // If two threads make one, the first is used.
+        Ok(self.client.get_or_init(|| made))
+    }
+}
+
 /// Downloads for one run.
 #[derive(Debug)]
 pub(crate) struct Downloader {
     limits: Limits,
-    client: Option<Client>,
+    client: SharedClient,
 }
 
 /// Why a download did not land.
@@ -50,19 +82,13 @@ pub(crate) enum DownloadError {
 }
 
 impl Downloader {
-    pub(crate) const fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            client: None,
-        }
+    pub(crate) const fn new(limits: Limits, client: SharedClient) -> Self {
+        Self { limits, client }
     }
 
     /// Returns the network stack.
-    pub(crate) fn client(&mut self) -> Result<&Client, DownloadError> {
-        Ok(match &mut self.client {
-            Some(client) => client,
-            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
-        })
+    pub(crate) fn client(&self) -> Result<&Client, DownloadError> {
+        self.client.get(self.limits).map_err(DownloadError::from)
     }
 
     /// Downloads and compares. `room` is empty; what it is afterwards has the content, be it right or wrong.

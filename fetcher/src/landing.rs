@@ -110,7 +110,10 @@ impl<'a> Landing<'a> {
         policy: &Policy,
         watch: Watch<'a>,
     ) -> Result<Self, FetchError> {
-        if let Some(place) = place.as_ref().filter(|place| !place.given) {
+        if let Some(place) = place
+            .as_ref()
+            .filter(|place| !place.given && !policy.is_swept)
+        {
             staging::sweep(place);
         }
         let mut landing = Self {
@@ -119,7 +122,7 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits),
+            downloader: Downloader::new(policy.limits, policy.client.clone()),
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,

@@ -7,6 +7,7 @@
 //! the [`stale_hash`] guard, and the [`report`].
 
 pub mod add_fixed;
+pub mod batch;
 pub mod builtin;
 pub mod cli;
 pub mod configuration;

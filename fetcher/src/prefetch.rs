@@ -226,7 +226,7 @@ impl Downloads<'_> {
             return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
-        let mut downloader = Downloader::new(policy.limits);
+        let mut downloader = Downloader::new(policy.limits, policy.client.clone());
         let mut trouble = None;
         let request = &self.wish.request;
         let urls = request.urls.iter().flat_map(|url| {

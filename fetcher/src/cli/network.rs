@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Environment;
 use crate::configuration::{ConfiguredLimits, MAX_TIMEOUT, timeout};
+use crate::download::SharedClient;
 use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
 use crate::net::Limits;
@@ -81,6 +82,8 @@ impl NetworkArgs {
             limits: self.limits(environment)?,
             lock,
             leave_wrong: false,
+            client: SharedClient::default(),
+            is_swept: false,
         })
     }
 

@@ -4,6 +4,7 @@
 //! a local hit. One transfer is one [`Client::get`]; retries, mirrors and what lies in the spool are the business of its
 //! callers.
 
+mod engine;
 mod error;
 mod netrc;
 mod proxy;
@@ -24,8 +25,8 @@ use std::time::Duration;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
 };
-use tokio::runtime::Runtime;
 
+use self::engine::Engine;
 use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
@@ -106,10 +107,9 @@ pub struct Delivered {
     pub content_type: Option<String>,
 }
 
-/// A network stack: one thread's runtime, its connections and its trust.
+/// A network stack: what drives it, its connections and its trust.
 pub struct Client {
-    /// Taken by `drop` only.
-    runtime: Option<Runtime>,
+    engine: Engine,
     http: reqwest::Client,
     limits: Limits,
 }
@@ -125,12 +125,17 @@ impl fmt::Debug for Client {
 impl Client {
     /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
     pub fn new(limits: Limits) -> Result<Self, NetError> {
+        Self::with_engine(Engine::own(), limits)
+    }
+
+    /// The same for many threads at a time, which share its connections.
+    pub fn shared(limits: Limits) -> Result<Self, NetError> {
+        Self::with_engine(Engine::shared(), limits)
+    }
+
+    fn with_engine(engine: io::Result<Engine>, limits: Limits) -> Result<Self, NetError> {
         let setup = |reason: String| NetError::Setup { reason };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|error| setup(error.to_string()))?;
+        let engine = engine.map_err(|error| setup(error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let builder = proxy::from_environment()
@@ -149,7 +154,7 @@ impl Client {
             .build()
             .map_err(|error| setup(error.without_url().to_string()))?;
         Ok(Self {
-            runtime: Some(runtime),
+            engine,
             http,
             limits,
         })
@@ -275,19 +280,8 @@ impl Client {
         })
     }
 
-    fn runtime(&self) -> &Runtime {
-        self.runtime
-            .as_ref()
-            .expect("the runtime is there until the client is dropped")
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // A name lookup cannot be cancelled; a plain drop of the runtime would wait for it.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+    const fn runtime(&self) -> &Engine {
+        &self.engine
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use reqwest::header::CONTENT_ENCODING;
-use tokio::runtime::Runtime;
 
+use super::engine::Engine;
 use super::error::NetError;
 use super::wait::{POLL_INTERVAL, StallWatch};
 use super::{BodySink, BodyStart, Limits, range};
@@ -21,7 +21,7 @@ const QUEUE_CHUNKS: usize = 16;
 /// Passes the body of a 200 answer, or of a 206 answer that begins at `from_bytes`, to `sink`, and returns the length
 /// of the whole in bytes.
 pub(super) fn receive(
-    runtime: &Runtime,
+    runtime: &Engine,
     response: reqwest::Response,
     (url, from_bytes): (&SourceUrl, u64),
     sink: &mut (dyn BodySink + Send),
