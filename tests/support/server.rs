@@ -49,7 +49,7 @@ struct ServedFile {
     manner: Manner,
     /// The connection is closed when so much of an answer's body was sent.
     cut_after: Option<usize>,
-    /// So much at a time, with a pause after each.
+    /// So much at a time, with a pause between.
     pace: Option<(usize, Duration)>,
 }
 
@@ -256,6 +256,8 @@ pub(crate) struct Request {
     /// For example `GET /a?b HTTP/1.1`.
     pub(crate) line: String,
     headers: Vec<(String, String)>,
+    /// How many were being answered, with this one.
+    pub(crate) at_a_time: usize,
 }
 
 impl Request {
@@ -266,7 +268,11 @@ impl Request {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Self { line, headers }
+        Self {
+            line,
+            headers,
+            at_a_time: 0,
+        }
     }
 
     /// Returns the first header of this name, which is in lower case.
@@ -299,6 +305,8 @@ struct Shared {
     /// Bytes of files' bodies.
     sent_bytes: AtomicU64,
     connections: AtomicUsize,
+    /// Requests being answered.
+    busy: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -409,6 +417,27 @@ fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
+/// A request that is being answered.
+struct Busy {
+    shared: Arc<Shared>,
+    /// How many there are with it.
+    count: usize,
+}
+
+impl Busy {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let count = shared.busy.fetch_add(1, Ordering::SeqCst) + 1;
+        let shared = Arc::clone(shared);
+        Self { shared, count }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shared.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 struct Connection {
     stream: TcpStream,
     shared: Arc<Shared>,
@@ -433,6 +462,11 @@ impl Connection {
                 0 | 1 => answers.last().cloned(),
                 _ => answers.pop(),
             });
+        let busy = Busy::new(&self.shared);
+        let request = Request {
+            at_a_time: busy.count,
+            ..request
+        };
         self.shared.requests.lock().unwrap().push(request.clone());
         let answer = answer.unwrap_or_else(|| Answer::status(404, "<html>not found</html>"));
         if let Some(file) = &answer.file {
@@ -495,7 +529,10 @@ impl Connection {
             body = &body[..cut.min(body.len())];
         }
         let (step, pause) = file.pace.unwrap_or((64 * 1024, Duration::ZERO));
-        for part in body.chunks(step) {
+        for (number, part) in body.chunks(step).enumerate() {
+            if number > 0 {
+                thread::sleep(pause);
+            }
             if self.is_over() {
                 break;
             }
@@ -503,7 +540,6 @@ impl Connection {
                 .sent_bytes
                 .fetch_add(part.len() as u64, Ordering::SeqCst);
             self.send(part)?;
-            thread::sleep(pause);
         }
         Ok(())
     }

@@ -114,7 +114,10 @@ impl Entry {
         let url = parse(self.urls.first()?)?;
         match url.mirror() {
             Some((site, _)) => Some(format!("mirror://{site}")),
-            None => url.host().map(str::to_owned),
+            None => {
+                let port = url.url().port_or_known_default().unwrap_or_default();
+                Some(format!("{}:{port}", url.host()?))
+            }
         }
     }
 }

@@ -150,8 +150,18 @@ fn warn(plan: &Plan, places: &Places, voice: &dyn Listener) {
     }
 }
 
-/// Entries of one content that this machine does not have, each with the places that the guard passed over.
-type Pending = Vec<(usize, Vec<String>)>;
+/// Entries of one content that this machine does not have. Those that the network can be asked for come first.
+type Pending = Vec<Missing>;
+
+/// One of them.
+#[derive(Debug)]
+struct Missing {
+    number: usize,
+    /// The local places that the guard passed over.
+    suspicious: Vec<String>,
+    /// Why it is not to be had, unless one of the others comes.
+    error: Option<FetchError>,
+}
 
 /// A batch that goes on.
 struct Batch<'a> {
@@ -191,29 +201,36 @@ impl Batch<'_> {
             places.brought = None;
             let mut missing: Pending = Vec::new();
             for &number in group {
-                let suspicious = self.fetch_one_here(number, places, folder);
-                missing.extend(suspicious.map(|suspicious| (number, suspicious)));
+                missing.extend(self.fetch_one_here(number, places, folder));
             }
             // One that comes later may have been there, or have another name.
             if places.brought.is_some() {
-                missing
-                    .retain(|(number, _)| self.fetch_one_here(*number, places, folder).is_some());
+                missing = missing
+                    .iter()
+                    .filter_map(|missing| self.fetch_one_here(missing.number, places, folder))
+                    .collect();
             }
-            if !missing.is_empty() {
-                pending.push(missing);
+            missing.sort_by_key(|missing| missing.error.is_some());
+            match missing.first() {
+                Some(Missing { error: None, .. }) => pending.push(missing),
+                _ => {
+                    for Missing { number, error, .. } in missing {
+                        self.settle(number, error.map_or(Fate::NotDone, failed));
+                    }
+                }
             }
         }
         places.brought = None;
         pending
     }
 
-    /// Returns what the guard passed over if the network is to be asked.
+    /// Returns what is left to do of it, if something is.
     fn fetch_one_here(
         &self,
         number: usize,
         places: &mut Places,
         folder: &mut Folder,
-    ) -> Option<Vec<String>> {
+    ) -> Option<Missing> {
         let entry = &self.plan.entries[number];
         if let Err(error) = folder.make_way(&entry.path) {
             self.settle(number, failed(error));
@@ -223,26 +240,29 @@ impl Batch<'_> {
         let ears = Ears::new(self.voice, &self.said);
         self.display.begins(number, &printable(&entry.path));
         let here = if self.policy.offline {
-            Here::Ended(fetch::run(
-                &request,
-                places,
-                self.policy,
-                &ears,
-                self.watch(),
-            ))
+            let report = fetch::run(&request, places, self.policy, &ears, self.watch());
+            Here::Ended(report)
         } else {
             fetch::look_here(&request, places, self.policy, &ears, self.watch())
         };
         self.display.pauses(number);
+        let missing = |suspicious, error| {
+            Some(Missing {
+                number,
+                suspicious,
+                error,
+            })
+        };
         match here {
-            Here::NotHere { suspicious } => return Some(suspicious),
+            Here::NotHere { suspicious } => return missing(suspicious, None),
             Here::Ended(report) => match report.result {
                 Ok(success) => {
                     places.brought = Some(brought(&request, self.common, entry));
                     self.settle(number, came(success, true));
                 }
                 Err(error) if error.kind == ErrorKind::Interrupted => {}
-                Err(error) => self.settle(number, failed(explained(error, entry))),
+                Err(error) if error.kind == ErrorKind::Local => self.settle(number, failed(error)),
+                Err(error) => return missing(Vec::new(), Some(explained(error, entry))),
             },
         }
         None
@@ -270,7 +290,7 @@ impl Batch<'_> {
         };
         let tasks = pending.into_iter().map(|group| {
             let first = group.first();
-            let host = first.and_then(|(number, _)| self.plan.entries[*number].host());
+            let host = first.and_then(|first| self.plan.entries[first.number].host());
             (group, host)
         });
         let crew = Crew::new(tasks, jobs);
@@ -300,20 +320,25 @@ impl Batch<'_> {
         let mut settled: Vec<(usize, Fate)> = Vec::new();
         let mut network_error: Option<FetchError> = None;
         places.brought = None;
-        for (number, suspicious) in group {
-            let entry = &self.plan.entries[*number];
-            if let Some(error) = &network_error {
-                settled.push((*number, failed(error.clone())));
+        for missing in group {
+            let number = missing.number;
+            let entry = &self.plan.entries[number];
+            let given_up = match places.brought {
+                None => missing.error.as_ref().or(network_error.as_ref()),
+                Some(_) => None,
+            };
+            if let Some(error) = given_up {
+                settled.push((number, failed(error.clone())));
                 continue;
             }
             let request = entry.request(self.common);
-            self.display.begins(*number, &printable(&entry.path));
+            self.display.begins(number, &printable(&entry.path));
             let report = fetch::run(&request, places, policy, &ears, self.watch());
-            self.display.pauses(*number);
+            self.display.pauses(number);
             match report.result {
                 Ok(success) => {
                     places.brought = Some(brought(&request, self.common, entry));
-                    settled.push((*number, came(success, false)));
+                    settled.push((number, came(success, false)));
                 }
                 Err(error) if error.kind == ErrorKind::Interrupted => break,
                 Err(error) => {
@@ -325,12 +350,13 @@ impl Batch<'_> {
                             delivered: false,
                         };
                     }
-                    let error = explained(verdict::with_suspicious(error, suspicious), entry);
+                    let error =
+                        explained(verdict::with_suspicious(error, &missing.suspicious), entry);
                     // Trouble on this machine is that of one output.
                     if error.kind != ErrorKind::Local {
                         network_error = Some(error.clone());
                     }
-                    settled.push((*number, failed(error)));
+                    settled.push((number, failed(error)));
                 }
             }
         }

@@ -141,6 +141,9 @@ fn read_source(text: &str) -> Result<Option<Entry>, (String, String)> {
     }
     let source: Value =
         serde_json::from_str(text).map_err(|error| (String::new(), error.to_string()))?;
+    if !source.is_object() {
+        return Err((String::new(), "it is no object".to_owned()));
+    }
     let source = Source(&source);
     let read = match source.0.get("type") {
         None | Some(Value::Null | Value::Bool(_)) => return Ok(None),
