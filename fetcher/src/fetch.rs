@@ -48,8 +48,8 @@ pub struct Policy {
     pub leave_wrong: bool,
     /// The network stack, which several fetches may share.
     pub client: SharedClient,
-    /// What killed runs left in the outputs' folders has been looked after.
-    pub is_swept: bool,
+    /// Many are fetched into the same folders: those have been swept, and room is made for what is found only.
+    pub of_many: bool,
 }
 
 /// Fetches.

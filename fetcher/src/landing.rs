@@ -112,7 +112,7 @@ impl<'a> Landing<'a> {
     ) -> Result<Self, FetchError> {
         if let Some(place) = place
             .as_ref()
-            .filter(|place| !place.given && !policy.is_swept)
+            .filter(|place| !place.given && !policy.of_many)
         {
             staging::sweep(place);
         }
@@ -128,9 +128,11 @@ impl<'a> Landing<'a> {
             leave_wrong: policy.leave_wrong,
             wrong: None,
         };
-        landing
-            .room()
-            .map_err(|error| folder_error(request, &error))?;
+        if !policy.of_many {
+            landing
+                .room()
+                .map_err(|error| folder_error(request, &error))?;
+        }
         Ok(landing)
     }
 

@@ -358,6 +358,17 @@ fn what_is_no_list_is_told() {
         .go()
         .exits(7)
         .says("missing");
+    // Depth and length of what is in it cost nothing.
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let list = env.write("list", format!("{{\"other\": {deep}, \"sources\": []}}"));
+    batch(&env, &list).go().exits(0);
+    let less = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+    let list = env.write(
+        "list",
+        format!("{{\"sources\": [{deep}, {less}, 1, \"x\"]}}"),
+    );
+    let report = batch(&env, &list).json(2);
+    assert_eq!(report.count("refused"), 4, "{:#}", report.object);
     // Nothing to do is done.
     let empty = env.write("list", "\n# nothing\n");
     batch(&env, &empty).go().exits(0);

@@ -105,18 +105,7 @@ fn local_sources_come_first_for_all() {
         assert_eq!(dry.entry(name)["result"], result, "{name}");
     }
     assert!(!env.out("into").exists() && server.connections() == 0);
-    let log = env.path("strace.log");
-    let report = if std::process::Command::new("strace")
-        .arg("-V")
-        .output()
-        .is_ok()
-    {
-        let mut report = fetch().traced(&log).json(3);
-        report.object["traced"] = Value::Bool(true);
-        report
-    } else {
-        fetch().json(3)
-    };
+    let report = fetch().json(3);
     for (name, kind) in [
         ("far-1.0", "url"),
         ("other-name", "media"),
@@ -124,6 +113,12 @@ fn local_sources_come_first_for_all() {
     ] {
         assert_eq!(report.entry(name)["source"]["kind"], kind, "{name}");
     }
+    // The first of the list came last.
+    let written = |name: &str| {
+        let metadata = fs_err::metadata(env.out("into").join(name)).unwrap();
+        metadata.modified().unwrap()
+    };
+    assert!(written("far-1.0") >= written("large-3"));
     let stale = report.entry("foo-2.0.tar.gz")["error"]["message"]
         .as_str()
         .unwrap();
@@ -204,6 +199,37 @@ fn discs_to_insert_are_told_once() {
         .json(3);
     assert_eq!((report.count("local"), report.count("failed")), (5, 1));
     assert_eq!(came(&env).len(), 5);
+}
+
+/// However many are fetched, there is one display.
+#[test]
+fn progress_is_one_task() {
+    let env = TestEnv::new();
+    let server = Server::start();
+    let files = [("a", "1"), ("b", "22"), ("c", "333")];
+    serve(&server, &files);
+    let list: String = files.map(|(name, content)| line(name, content)).concat();
+    let list = env.write("SHA256SUMS", list);
+    let outcome = batch(&env, &list)
+        .args(["--progress", "json", "--base-url"])
+        .arg(server.url("/"))
+        .go()
+        .exits(0);
+    let events: Vec<Value> = outcome
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |kind: &str| -> Vec<&Value> {
+        events
+            .iter()
+            .filter(|event| event["event"] == kind)
+            .collect()
+    };
+    assert_eq!((of("begin").len(), of("end").len()), (1, 1), "{outcome}");
+    assert_eq!(of("end")[0]["done"], 3, "{outcome}");
+    assert_eq!(of("end")[0]["total"], 3, "{outcome}");
+    assert_eq!(of("end")[0]["unit"], "items", "{outcome}");
 }
 
 /// Peak memory in KiB, and the most descriptors that were open.

@@ -1,5 +1,6 @@
 //! What is measured: one function for each group of rows.
 
+mod batch;
 mod git;
 mod media;
 mod trees;
@@ -44,6 +45,7 @@ pub(crate) struct Sizes {
     tree_bytes: u64,
     links: u64,
     downloaded_bytes: u64,
+    batch_files: u64,
     repository_files: u64,
     pub(crate) built_bytes: [u64; 3],
     source_files: u64,
@@ -62,6 +64,7 @@ impl Sizes {
         tree_bytes: 3_000_000_000,
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
+        batch_files: 500,
         repository_files: 50_000,
         built_bytes: [1024, 10 * MIB, 500 * MIB],
         source_files: 90_000,
@@ -80,6 +83,7 @@ impl Sizes {
         tree_bytes: 5_000_000,
         links: 1_000,
         downloaded_bytes: 10 * MIB,
+        batch_files: 20,
         repository_files: 300,
         built_bytes: [1024, MIB, 2 * MIB],
         source_files: 500,
@@ -184,6 +188,12 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Download: nginx on the loopback with `sendfile`, one file that lies in the page cache. We write the output to disk while hashing; the first peer only \
               hashes, the other two also keep the file.",
         measure: download,
+    },
+    Group {
+        name: "batch",
+        how: "Many small files: the same server; `fetch batch` with a list of checksums, 16 at a time. `aria2c` gets the hashes too and verifies them; `curl` verifies \
+              nothing, so `sha256sum --check` follows it in one row. Folders of outputs and what is kept between runs are removed before each run.",
+        measure: batch::measure,
     },
     Group {
         name: "git",

@@ -48,7 +48,11 @@ struct Shown {
 impl<'a> Display<'a> {
     /// Begins to show.
     pub(super) fn new(inner: &'a dyn Progress, entries: usize) -> Self {
-        inner.begin("", Some(entries as u64), Unit::Items);
+        inner.begin(
+            "fetching what a list names",
+            Some(entries as u64),
+            Unit::Items,
+        );
         let now = Instant::now();
         Self {
             inner,

@@ -90,7 +90,7 @@ pub fn run(
     warn(&plan, places, voice);
     let policy = Policy {
         client: SharedClient::of_many(),
-        is_swept: true,
+        of_many: true,
         ..policy.clone()
     };
     let common = Common {

@@ -83,7 +83,7 @@ impl NetworkArgs {
             lock,
             leave_wrong: false,
             client: SharedClient::default(),
-            is_swept: false,
+            of_many: false,
         })
     }
 
