@@ -1,5 +1,6 @@
 //! What is there is done, what is on this machine is copied, what is on a disc is told; and thousands cost no memory.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -254,23 +255,27 @@ fn watch_it(running: &mut crate::support::Running) -> (u64, usize) {
 /// 50,000 entries, of which most are nowhere: what is kept of each is the most then. Some seconds in a debug build.
 #[test]
 fn fifty_thousand_entries_take_little_memory() {
+    const ENTRIES: usize = 50_000;
     const HERE: usize = 2000;
     let env = TestEnv::new();
-    let sources: Vec<Value> = (0..50_000)
-        .map(|number| {
-            let urls = ["one", "two"].map(|host| {
-                format!(
-                    "https://{host}.example.org/some/folder/with/a/name/package-{number}.tar.gz"
-                )
-            });
-            let content = format!("content {number}");
-            if number < HERE {
-                env.write(format!("mirror/{}/{number}", number % 10), &content);
-            }
-            source(&urls, &content)
-        })
-        .collect();
-    let list = sources_json(&env, &sources);
+    let mut list = String::from("{\"version\": \"1\", \"sources\": [");
+    for number in 0..ENTRIES {
+        let content = format!("content {number}");
+        if number < HERE {
+            env.write(format!("mirror/{}/{number}", number % 10), &content);
+        }
+        let comma = if number == 0 { "" } else { "," };
+        let path = format!("some/folder/with/a/name/package-{number}.tar.gz");
+        writeln!(
+            list,
+            "{comma}{{\"type\": \"url\", \"integrity\": \"{}\", \"outputHashMode\": \"flat\", \"urls\": \
+             [\"https://one.example.org/{path}\", \"https://two.example.org/{path}\"]}}",
+            sri(content.as_bytes())
+        )
+        .unwrap();
+    }
+    list.push_str("]}");
+    let list = env.write("sources.json", list);
     env.store_index(["update", "--index"])
         .args([env.path("index"), env.path("mirror")])
         .go()
@@ -281,12 +286,13 @@ fn fifty_thousand_entries_take_little_memory() {
         .start();
     let (peak_kib, most_open) = watch_it(&mut running);
     let outcome = running.wait().exits(3);
-    let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
-    assert_eq!(report["counts"]["local"], HERE);
-    assert_eq!(report["counts"]["failed"], 50_000 - HERE);
+    let counts = format!(
+        "\"entries\":{ENTRIES},\"present\":0,\"local\":{HERE},\"downloaded\":0,\"failed\":{}",
+        ENTRIES - HERE
+    );
+    assert!(outcome.stdout.contains(&counts), "no {counts}");
     assert_eq!(names_in(&env.out("into")).len(), HERE);
-    // 64 MB were measured; the list itself has 17.
+    // 64 MB were measured; the list itself has 13.
     assert!((1024..128 * 1024).contains(&peak_kib), "{peak_kib} KiB");
     assert!((4..64).contains(&most_open), "{most_open} descriptors");
-    assert_eq!(report["entries"][7]["hash"], sri(b"content 7"));
 }

@@ -141,7 +141,7 @@ impl<T: Send> Crew<T> {
         tick: impl Fn(),
     ) -> std::io::Result<()> {
         std::thread::scope(|scope| {
-            let mut threads = Vec::new();
+            let mut threads = 0;
             for _ in 0..self.threads {
                 let worker = || {
                     let mut tools = tools();
@@ -155,14 +155,16 @@ impl<T: Send> Crew<T> {
                     .name("fetch".into())
                     .spawn_scoped(scope, worker)
                 {
-                    Ok(thread) => threads.push(thread),
+                    Ok(_) => threads += 1,
                     // Those that are there do it as well.
-                    Err(_) if !threads.is_empty() => break,
+                    Err(_) if threads > 0 => break,
                     Err(error) => return Err(error),
                 }
             }
-            while threads.iter().any(|thread| !thread.is_finished()) {
-                std::thread::sleep(TICK);
+            let mut board = self.board();
+            while board.is_left() && !watch.interrupted() {
+                let waited = self.bell.wait_timeout(board, TICK);
+                board = waited.unwrap_or_else(PoisonError::into_inner).0;
                 tick();
             }
             Ok(())
@@ -230,6 +232,11 @@ impl<T: Send> Crew<T> {
 }
 
 impl<T> Board<T> {
+    /// Returns true if something is being done, or to be done.
+    fn is_left(&self) -> bool {
+        self.running > 0 || !self.queue.is_empty() || !self.later.is_empty()
+    }
+
     fn next(&mut self) -> Next<T> {
         if self.queue.is_empty() && self.running == 0 && !self.later.is_empty() {
             std::mem::swap(&mut self.queue, &mut self.later);
