@@ -83,7 +83,10 @@ struct Board<T> {
 #[derive(Debug)]
 pub(super) struct Crew<T> {
     board: Mutex<Board<T>>,
+    /// Rings for one who waits for a job, when one more may be done.
     bell: Condvar,
+    /// Rings when all is done.
+    end: Condvar,
     threads: usize,
 }
 
@@ -128,6 +131,7 @@ impl<T: Send> Crew<T> {
                 short: None,
             }),
             bell: Condvar::new(),
+            end: Condvar::new(),
             threads,
         }
     }
@@ -163,7 +167,7 @@ impl<T: Send> Crew<T> {
             }
             let mut board = self.board();
             while board.is_left() && !watch.interrupted() {
-                let waited = self.bell.wait_timeout(board, TICK);
+                let waited = self.end.wait_timeout(board, TICK);
                 board = waited.unwrap_or_else(PoisonError::into_inner).0;
                 tick();
             }
@@ -226,8 +230,15 @@ impl<T: Send> Crew<T> {
             job.round += 1;
             board.later.push_back(job);
         }
+        let is_left = board.is_left();
         drop(board);
-        self.bell.notify_all();
+        if is_left {
+            // Whoever gives back takes the next one; there may be room for one more.
+            self.bell.notify_one();
+        } else {
+            self.bell.notify_all();
+            self.end.notify_all();
+        }
     }
 }
 
