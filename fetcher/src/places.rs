@@ -10,7 +10,7 @@ use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::media::Medium;
-use store_index::mounts::MountPattern;
+use store_index::mounts::{MountPattern, warning_of_hanging};
 use store_index::places::is_in_place;
 use store_index::root::{Root, RootKind};
 use store_index::store_option::StoreOption;
@@ -252,6 +252,8 @@ impl Places {
             }));
         }
         for (identity, root) in media {
+            let warning = warning_of_hanging(root.path(), root.hanging());
+            places.warnings.extend(warning);
             let mut indexes = places.indexes_of(&identity, &mut indexes, named.builtin);
             if let Ok(medium) = Medium::at(root.path()) {
                 indexes.extend(places.discs.indexes_of(&medium, &mut places.warnings));
