@@ -207,7 +207,7 @@ fn fetch(
     let report = while_talking(&trace, options.max_silence, || {
         fetch::run(&work.request, &places, &policy, &ear, watch)
     });
-    let outcome = judge(&trace, &work, &report, output);
+    let outcome = judge(&trace, &work, &report, output, settings.offline);
     if outcome == Outcome::HandOver && settings.offline {
         trace.say("the network is off (FETCH_OFFLINE)");
         return Outcome::Failed;
@@ -219,7 +219,7 @@ fn fetch(
 /// not: the Internet Archive, Disarchive and Software Heritage, ftp, servers whose certificates are not in order. Not if
 /// a URL of the derivation sent something else: that is the answer which a packager with a fake hash waits for, and
 /// guix would leave it too.
-fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str) -> Outcome {
+fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str, offline: bool) -> Outcome {
     let Err(error) = &report.result else {
         return Outcome::Left;
     };
@@ -236,7 +236,11 @@ fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str) -> Outco
             Outcome::Failed
         }
         _ if work.local_only => {
-            trace.say("no local copy; handing over to the real guix");
+            trace.say(if offline {
+                "no local copy"
+            } else {
+                "no local copy; handing over to the real guix"
+            });
             Outcome::HandOver
         }
         _ => {
