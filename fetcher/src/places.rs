@@ -315,12 +315,7 @@ impl Places {
             of.id() == root.id() || (of.kind() == RootKind::Medium && of.path() == root.path())
         });
         *named = others;
-        let usual = if builtin {
-            index::system_dirs(root)
-        } else {
-            index::default_dirs(root)
-        };
-        for directory in usual {
+        for directory in usual_dirs(root, builtin) {
             match Index::open(&directory) {
                 // What lies on a medium is of that medium, whatever it says.
                 Ok(index) if is_in_place(&directory) || index.root().id() == root.id() => {
@@ -341,6 +336,15 @@ impl Places {
 
     fn warn_of(&mut self, error: &OpenError) {
         self.warnings.push(format!("{error}; {}", error.hint()));
+    }
+}
+
+/// Returns where the indexes of a root lie when nobody says otherwise; without those of a user for a daemon.
+pub(crate) fn usual_dirs(root: &Root, system_only: bool) -> Vec<PathBuf> {
+    if system_only {
+        index::system_dirs(root)
+    } else {
+        index::default_dirs(root)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: an empty world to run the programs in, and real tools to compare with.
 
+pub(crate) mod daemon;
 pub(crate) mod git;
 pub(crate) mod git_server;
 pub(crate) mod guix;
