@@ -498,7 +498,7 @@ impl Report {
 }
 
 /// Finds `store-index` beside `fetch`, and has cargo build it if only the fetcher was built.
-fn store_index_program() -> &'static Path {
+pub(crate) fn store_index_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let path = Path::new(env!("CARGO_BIN_EXE_fetch")).with_file_name("store-index");
