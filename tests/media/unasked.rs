@@ -268,6 +268,9 @@ fn a_dead_network_mount_below_what_was_named_is_left_out_and_told() {
     ];
     warns(bounded(fetch(&here, &[url]).go().exits(0)));
     warns(bounded(fetch(&missing, &[url]).go().exits(3)));
+    // Nor by a symbolic link that leads there.
+    std::os::unix::fs::symlink("distfiles", mirror.join("gnu")).unwrap();
+    bounded(fetch(&missing, &["mirror://gnu/hello/x"]).go().exits(3));
     bounded(fetch(&nar, &git).go().exits(0));
     bounded(
         env.fetch(["explain", "--no-store", &missing, url, "--media"])
@@ -304,5 +307,11 @@ fn a_dead_network_mount_below_what_was_named_is_left_out_and_told() {
         let fetched = fetch(&here, &["--name", "other", "--index", text(&index)]);
         bounded(fetched.go().exits(0));
     }
+    bounded(
+        env.store_index(["update", "--in-place", "--media"])
+            .arg(&mirror)
+            .go()
+            .exits(0),
+    );
     drop(dead);
 }
