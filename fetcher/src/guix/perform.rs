@@ -219,8 +219,8 @@ fn fetch(
 
 /// Says how it ended. After a failure the real guix has its turn, which asks everything once more and then what we do
 /// not: the Internet Archive, Disarchive and Software Heritage, ftp, servers whose certificates are not in order where
-/// the hash is weak. Not if a URL of the derivation sent something else: that is the answer which a packager with a fake hash waits for, and
-/// guix would leave it too.
+/// the hash is weak. Not if a URL of the derivation sent something else: that is the answer which a packager with a fake
+/// hash waits for, and guix would leave it too.
 fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str, offline: bool) -> Outcome {
     let Err(error) = &report.result else {
         return Outcome::Left;
