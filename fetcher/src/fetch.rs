@@ -50,6 +50,8 @@ pub struct Policy {
     pub client: SharedClient,
     /// Many are fetched into the same folders: those have been swept, and room is made for what is found only.
     pub of_many: bool,
+    /// Ask servers whose certificates are not in order too, if the hash is a strong one and nothing secret is told.
+    pub trust_anybody: bool,
 }
 
 /// Fetches.

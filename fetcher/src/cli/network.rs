@@ -84,6 +84,7 @@ impl NetworkArgs {
             leave_wrong: false,
             client: SharedClient::default(),
             of_many: false,
+            trust_anybody: false,
         })
     }
 
