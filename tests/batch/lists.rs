@@ -384,6 +384,19 @@ fn what_is_no_list_is_told() {
             .exits(2)
             .says(words);
     }
+    // The options have variables.
+    let variables = |jobs: &str| {
+        env.fetch(["batch", "--no-store", "--no-media", "list"])
+            .variable("FETCH_INTO", "else\u{e9}where")
+            .variable("FETCH_JOBS", jobs)
+            .variable("FETCH_BASE_URL", "http://127.0.0.1:1/")
+            .variable("FETCH_RETRY_BUDGET", "0")
+            .go()
+    };
+    fs_err::copy(&list, env.out("list")).unwrap();
+    variables("none").exits(2);
+    variables("2").exits(5);
+    assert!(env.out("else\u{e9}where").is_dir());
     let sources = sources_json(&env, &[]);
     let own = batch(&env, &sources).args(["--base-url", "https://example.org/"]);
     own.go()

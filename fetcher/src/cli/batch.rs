@@ -46,12 +46,11 @@ pub(super) struct BatchArgs {
 
 impl BatchArgs {
     pub(super) fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
-        let into = match self.into {
-            Some(into) => into,
-            None => environment
-                .text("FETCH_INTO")?
-                .map_or_else(|| ".".into(), PathBuf::from),
-        };
+        let into = self.into.or_else(|| {
+            let variable = (environment.variables)("FETCH_INTO");
+            variable.filter(|into| !into.is_empty()).map(PathBuf::from)
+        });
+        let into = into.unwrap_or_else(|| ".".into());
         let folder = std::path::absolute(&into).map_err(|error| {
             FetchError::local(format!("cannot find the working directory: {error}"))
         })?;
