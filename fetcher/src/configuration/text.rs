@@ -12,7 +12,7 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, ConfiguredLimits, timeout};
+use super::{Configuration, ConfiguredCopies, ConfiguredLimits, days_of, timeout};
 use crate::error::FetchError;
 use crate::stale_hash::StaleHash;
 
@@ -99,6 +99,7 @@ impl<'a> TextFile<'a> {
                         Some(entry.checked(|file, text: &String| file.absolute(text))?);
                 }
                 "limits" => entry.limits(&mut configuration.limits, &mut read.unknown)?,
+                "copies" => entry.copies(&mut configuration.copies, &mut read.unknown)?,
                 _ => read.unknown.push(self.unknown(span, &entry.key)),
             }
         }
@@ -195,15 +196,47 @@ impl<'a> Entry<'a> {
         checked.collect()
     }
 
+    /// Reads a table.
+    fn table(self) -> Result<DeTable<'a>, FetchError> {
+        let (file, key, span) = (self.file, self.key, self.value.span());
+        match self.value.into_inner() {
+            DeValue::Table(table) => Ok(table),
+            _ => {
+                let what = format!("{key}: a table, [{key}], is wanted");
+                Err(file.wrong(Some(span), &what))
+            }
+        }
+    }
+
+    fn copies(
+        self,
+        copies: &mut ConfiguredCopies,
+        unknown: &mut Vec<(usize, String)>,
+    ) -> Result<(), FetchError> {
+        let (file, table) = (self.file, self.table()?);
+        for (key, value) in table {
+            let span = key.span();
+            let entry = file.entry(format!("copies.{}", key.get_ref()), value);
+            match key.get_ref().as_ref() {
+                "keep" => copies.keep = Some(entry.get()?),
+                "max_bytes" => copies.max_bytes = Some(entry.get()?),
+                "max_days" => {
+                    copies.max_age = Some(entry.checked(|_, days: &f64| {
+                        days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
+                    })?);
+                }
+                _ => unknown.push(file.unknown(span, &entry.key)),
+            }
+        }
+        Ok(())
+    }
+
     fn limits(
         self,
         limits: &mut ConfiguredLimits,
         unknown: &mut Vec<(usize, String)>,
     ) -> Result<(), FetchError> {
-        let (file, span) = (self.file, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
-        };
+        let (file, table) = (self.file, self.table()?);
         let timeout = |_: &TextFile<'_>, seconds: &f64| {
             timeout(*seconds)
                 .ok_or_else(|| "a number of seconds from above 0 to 86400 is wanted".to_owned())
@@ -278,6 +311,12 @@ mod tests {
                     stall_timeout: Some(_),
                     max_bytes: Some(_),
                 },
+            copies:
+                ConfiguredCopies {
+                    keep: Some(_),
+                    max_bytes: Some(_),
+                    max_age: Some(_),
+                },
         } = read
         else {
             panic!("contrib/fetch.toml lacks a key: {read:#?}");
@@ -292,8 +331,9 @@ mod tests {
                 && !key.contains(' ')
             {
                 assert!(
-                    document.contains(&format!("`{key}`"))
-                        || document.contains(&format!("`limits.{key}`")),
+                    ["", "limits.", "copies."]
+                        .iter()
+                        .any(|table| document.contains(&format!("`{table}{key}`"))),
                     "{key}"
                 );
             }
@@ -363,6 +403,9 @@ mod tests {
             ("progress = 'loud'\n", 1, "progress: known are auto"),
             ("guix = 'guix'\n", 1, "guix: a path"),
             ("limits = 3\n", 1, "[limits]"),
+            ("[copies]\nkeep = 1\n", 2, "copies.keep: invalid type"),
+            ("[copies]\nmax_days = -1\n", 2, "a number of days"),
+            ("[copies]\ndays = 1\n", 2, "no key 'copies.days'"),
             (
                 "[limits]\nconnect_timeout = 0\n",
                 2,

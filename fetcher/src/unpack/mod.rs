@@ -18,9 +18,10 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
+use rustix::io::Errno;
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
@@ -175,11 +176,55 @@ fn has_suffix(name: &str, suffixes: &[&str]) -> bool {
     suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// Where a path of the archive is said to be in messages about the disk.
+/// The disk does not take what is in an entry.
 fn write_error(path: &[u8], source: impl Into<io::Error>) -> UnpackError {
-    let path: &Path = &as_path(path);
     UnpackError::Write {
-        path: path.to_owned(),
+        path: as_path(path),
         source: source.into(),
+    }
+}
+
+/// An entry cannot be made. What its name or its kind is the reason of is the archive's affair: another one may have it
+/// in a way that this file system takes.
+fn make_error(path: &[u8], error: Errno) -> UnpackError {
+    UnpackError::refused(
+        path,
+        match error {
+            Errno::NAMETOOLONG => "has a name or target that is too long for the file system here",
+            Errno::INVAL | Errno::ILSEQ => "has a name that the file system here does not take",
+            Errno::MLINK => "is one directory more than the file system here takes in one",
+            Errno::PERM => "is of a kind that the file system here does not take",
+            error => return write_error(path, error),
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_disks_own_trouble_ends_a_fetch() {
+        for errno in [
+            Errno::NAMETOOLONG,
+            Errno::INVAL,
+            Errno::ILSEQ,
+            Errno::MLINK,
+            Errno::PERM,
+        ] {
+            let error = make_error(b"a/b", errno);
+            assert!(matches!(error, UnpackError::Refused { .. }), "{error:?}");
+            assert!(error.to_string().contains("'a/b'"), "{error}");
+        }
+        for errno in [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::ACCESS,
+            Errno::IO,
+            Errno::ROFS,
+        ] {
+            let error = make_error(b"a/b", errno);
+            assert!(matches!(error, UnpackError::Write { .. }), "{error:?}");
+        }
     }
 }
