@@ -179,3 +179,30 @@ fn step(
     watch.progress.advance(count as u64);
     Ok(Some(count))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use store_index::watch::NoProgress;
+
+    #[test]
+    fn a_copy_without_a_hash_begins_at_the_beginning_and_ends_when_told_to() {
+        let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all(b"content").unwrap();
+        let interrupt = AtomicBool::new(true);
+        let watch = Watch {
+            interrupt: &interrupt,
+            progress: &NoProgress,
+        };
+        let ended = copy_unhashed(&from, &to, watch).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(to.metadata().unwrap().len(), 0);
+        interrupt.store(false, Ordering::Relaxed);
+        copy_unhashed(&from, &to, watch).unwrap();
+        let mut copied = String::new();
+        (&to).rewind().unwrap();
+        (&to).read_to_string(&mut copied).unwrap();
+        assert_eq!(copied, "content");
+    }
+}

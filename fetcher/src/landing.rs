@@ -323,7 +323,13 @@ impl<'a> Landing<'a> {
     ) -> Result<Landed, FetchError> {
         let mut landed = self.judge_file(verdict)?;
         if let Landed::NotIt(wrong) = &mut landed {
-            wrong.seems = diagnosis::of_body(&self.landed().file, wrong.bytes, url, self.request);
+            wrong.seems = diagnosis::of_body(
+                &self.landed().file,
+                wrong.bytes,
+                url,
+                self.request,
+                self.watch,
+            );
             if let Some(seems) = &wrong.seems {
                 wrong.reason = format!("{}; it is {seems}", wrong.reason);
             }

@@ -85,7 +85,7 @@ impl Landing<'_> {
         let Landed::NotIt(wrong) = &mut landed else {
             return Ok(landed);
         };
-        let seems = diagnosis::of_body(&archive.file, bytes, url, self.request);
+        let seems = diagnosis::of_body(&archive.file, bytes, url, self.request, self.watch);
         if let Some(seems) = seems {
             wrong.reason = format!("{}; it is {seems}", wrong.reason);
             wrong.seems = Some(seems);

@@ -1,4 +1,4 @@
-//! What is kept between runs, for this user alone: partial downloads, locks, deliveries, failures.
+//! What is kept between runs, for this user alone: partial downloads, locks, deliveries, copies, failures.
 //!
 //! All of it lies in one folder, `$XDG_CACHE_HOME/fetch` ([docs/network.md](../../docs/network.md) tells what is in
 //! it). It must belong to the effective user and be closed to everybody else, since what is in it is written to and

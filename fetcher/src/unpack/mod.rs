@@ -170,6 +170,33 @@ pub fn unpack(
     }
 }
 
+/// Returns true if what a file is packed with ends before its end: it was cut off. At most `max_bytes` of what is in it
+/// are looked at.
+pub(crate) fn ends_early(file: &File, max_bytes: u64, watch: Watch<'_>) -> bool {
+    let stop = Stop::default();
+    let input = || Input::new(file, stop.clone(), watch);
+    let mut head = Vec::new();
+    if input()
+        .take(HEAD_LEN as u64)
+        .read_to_end(&mut head)
+        .is_err()
+    {
+        return false;
+    }
+    if zip::is_zip(&head) {
+        return zip::lacks_end(file);
+    }
+    let codec = Codec::of(&head);
+    if codec == Codec::None {
+        return false;
+    }
+    let Ok(stream) = stream::open(codec, input(), max_bytes, &stop) else {
+        return false;
+    };
+    io::copy(&mut stream.take(max_bytes), &mut io::sink())
+        .is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+}
+
 /// Returns whether the name ends so, whatever the case.
 fn has_suffix(name: &str, suffixes: &[&str]) -> bool {
     let name = name.to_ascii_lowercase();

@@ -139,13 +139,15 @@ fn sweep(path: &Path) {
     let packs = fs_err::read_dir(path.join("objects/pack"));
     for entry in packs.into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_ours = path
-            .extension()
-            .is_some_and(|kind| kind == "pack" || kind == "idx");
-        if !is_ours {
+        if !is_pack_or_index(&path) {
             drop(fs_err::remove_file(path));
         }
     }
+}
+
+fn is_pack_or_index(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|kind| kind == "pack" || kind == "idx")
 }
 
 /// Lists those that are kept, with when they were used and their lengths in bytes, the longest unused first.
@@ -238,7 +240,8 @@ pub(crate) fn verify(cache: &Path, watch: Watch<'_>) -> io::Result<(usize, Vec<P
 
 fn are_packs_sound(path: &Path, watch: Watch<'_>) -> io::Result<bool> {
     for entry in fs_err::read_dir(path.join("objects/pack"))? {
-        if !ends_with_its_checksum(&entry?.path(), watch)? {
+        let path = entry?.path();
+        if is_pack_or_index(&path) && !ends_with_its_checksum(&path, watch)? {
             return Ok(false);
         }
     }
