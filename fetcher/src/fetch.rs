@@ -50,6 +50,8 @@ pub struct Policy {
     pub keep_wrong: Option<PathBuf>,
     /// Keep copies of what was downloaded, within these bounds.
     pub keep_copies: Option<CopyBounds>,
+    /// Ask servers whose certificates are not in order too, if the hash is a strong one and nothing secret is told.
+    pub trust_anybody: bool,
 }
 
 /// Fetches.

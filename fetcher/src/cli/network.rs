@@ -93,6 +93,7 @@ impl NetworkArgs {
             leave_wrong: false,
             keep_wrong,
             keep_copies,
+            trust_anybody: false,
         })
     }
 
