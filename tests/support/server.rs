@@ -49,7 +49,7 @@ struct ServedFile {
     manner: Manner,
     /// The connection is closed when so much of an answer's body was sent.
     cut_after: Option<usize>,
-    /// So much at a time, with a pause between.
+    /// So much at a time, with a pause after each.
     pace: Option<(usize, Duration)>,
 }
 
@@ -529,10 +529,7 @@ impl Connection {
             body = &body[..cut.min(body.len())];
         }
         let (step, pause) = file.pace.unwrap_or((64 * 1024, Duration::ZERO));
-        for (number, part) in body.chunks(step).enumerate() {
-            if number > 0 {
-                thread::sleep(pause);
-            }
+        for part in body.chunks(step) {
             if self.is_over() {
                 break;
             }
@@ -540,6 +537,7 @@ impl Connection {
                 .sent_bytes
                 .fetch_add(part.len() as u64, Ordering::SeqCst);
             self.send(part)?;
+            thread::sleep(pause);
         }
         Ok(())
     }
