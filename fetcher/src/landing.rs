@@ -15,6 +15,7 @@ use store_index::path_text::printable;
 use store_index::tree::{Skip, TreeError};
 use store_index::watch::{Unit, Watch};
 
+use self::clone::WrongTree;
 use crate::copy::{self, CopyError};
 use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
@@ -98,8 +99,17 @@ pub(crate) struct Landing<'a> {
     /// What is worth saying of what was delivered.
     remark: Option<String>,
     leave_wrong: bool,
-    /// The first wrong body of the request's own URLs, and whence.
-    wrong: Option<(File, String)>,
+    /// The first wrong content of the request's own URLs, and whence.
+    wrong: Option<(Wrong, String)>,
+}
+
+/// What a server sent that is not what is wanted.
+#[derive(Debug)]
+enum Wrong {
+    /// A file or archive.
+    Body(File),
+    /// A commit, to be checked out once more.
+    Tree(WrongTree),
 }
 
 impl<'a> Landing<'a> {
@@ -312,7 +322,9 @@ impl<'a> Landing<'a> {
             }
             if self.leave_wrong && candidate.kind == SourceKind::Url && self.wrong.is_none() {
                 match set_aside(&self.landed().file) {
-                    Ok(aside) => self.wrong = Some((aside, candidate.location.clone())),
+                    Ok(aside) => {
+                        self.wrong = Some((Wrong::Body(aside), candidate.location.clone()));
+                    }
                     Err(error) => self.watch.progress.note(&format!(
                         "the wrong body of {} cannot be kept for the daemon: {error}",
                         candidate.location
@@ -328,11 +340,13 @@ impl<'a> Landing<'a> {
         Ok(landed)
     }
 
-    /// Nothing was right: leaves the first wrong body to the daemon, if there was one and that is wanted. Returns
+    /// Nothing was right: leaves the first wrong content to the daemon, if there was one and that is wanted. Returns
     /// whence it came.
     pub(crate) fn leave_wrong(&mut self) -> Result<Option<String>, FetchError> {
-        let Some((mut aside, location)) = self.wrong.take() else {
-            return Ok(None);
+        let (mut aside, location) = match self.wrong.take() {
+            None => return Ok(None),
+            Some((Wrong::Body(aside), location)) => (aside, location),
+            Some((Wrong::Tree(tree), location)) => return self.leave_checkout(&tree, location),
         };
         if self.request.unpack {
             return self.leave_unpacked(aside, location);

@@ -42,6 +42,8 @@ struct Download {
     done: u64,
     started: bool,
     shown: Option<Instant>,
+    /// All of it has come.
+    ended: bool,
 }
 
 impl std::fmt::Debug for Trace<'_> {
@@ -136,6 +138,7 @@ impl<'a> Trace<'a> {
             done: 0,
             started: false,
             shown: None,
+            ended: false,
         };
         if self.traced {
             self.succeed(&mut state, download, attempt.bytes);
@@ -191,6 +194,10 @@ impl Progress for Trace<'_> {
     fn advance(&self, amount: u64) {
         let mut state = self.state();
         if let Some(mut download) = state.download.take() {
+            if download.ended {
+                state.download = Some(download);
+                return;
+            }
             self.start(&mut state, &mut download);
             download.done += amount;
             let is_due = download
@@ -203,7 +210,12 @@ impl Progress for Trace<'_> {
         }
     }
 
-    fn end(&self) {}
+    fn end(&self) {
+        // What is checked out of it, or hashed again, did not come over the network.
+        if let Some(download) = &mut self.state().download {
+            download.ended = true;
+        }
+    }
 
     fn note(&self, line: &str) {
         self.say(line);
@@ -231,7 +243,10 @@ impl Listener for Ear<'_> {
     }
 
     fn trying(&self, candidate: &Candidate) {
-        if matches!(candidate.place, CandidatePlace::Url(_)) {
+        if matches!(
+            candidate.place,
+            CandidatePlace::Url(_) | CandidatePlace::Clone(_)
+        ) {
             let mut state = self.trace.state();
             let text = format!(
                 "\nStarting download of {}\nFrom {}...",
@@ -244,13 +259,14 @@ impl Listener for Ear<'_> {
                 done: 0,
                 started: false,
                 shown: None,
+                ended: false,
             });
         }
     }
 
     fn attempt(&self, attempt: &Attempt) {
-        // The network's part of it is the real guix's; that it is handed over is said when it is.
-        if attempt.kind == SourceKind::Git {
+        // That a repository is left to the real guix is said when it is.
+        if attempt.kind == SourceKind::Git && attempt.result == AttemptResult::Skipped {
             return;
         }
         let download = self.trace.state().download.take();
@@ -292,6 +308,7 @@ mod tests {
             done: 0,
             started: false,
             shown: None,
+            ended: false,
         });
     }
 

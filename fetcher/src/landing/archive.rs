@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use store_index::path_text::printable;
 use store_index::watch::Unit;
 
-use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
+use super::{Landed, Landing, NotIt, Wrong, no_bytes_for_stdout};
 use crate::diagnosis;
 use crate::error::FetchError;
 use crate::publish;
@@ -92,7 +92,7 @@ impl Landing<'_> {
         let is_own = candidate.kind == SourceKind::Url;
         // What cannot be unpacked has no hash that would help the packager.
         if unpacked && self.leave_wrong && is_own && self.wrong.is_none() {
-            self.wrong = Some((archive.file, candidate.location.clone()));
+            self.wrong = Some((Wrong::Body(archive.file), candidate.location.clone()));
         }
         Ok(landed)
     }
@@ -157,7 +157,7 @@ impl Landing<'_> {
         Ok(Ok(landed))
     }
 
-    fn staged_tree(&self, place: &Place) -> Result<(StagedTree, OwnedFd), FetchError> {
+    pub(super) fn staged_tree(&self, place: &Place) -> Result<(StagedTree, OwnedFd), FetchError> {
         let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
         let directory = staged.directory();
         Ok((staged, directory.map_err(|error| self.write_error(&error))?))

@@ -29,7 +29,7 @@ use store_index::watch::Watch;
 
 pub(crate) use self::kept::kept;
 use self::line::Line;
-pub(crate) use self::room::Rooms;
+pub(crate) use self::room::{Hidden, Rooms};
 use self::talk::fetch_into;
 use super::{Checkout, Folder, Form, Here, Repository, Revision, Roots};
 use crate::download::DownloadError;
