@@ -317,6 +317,10 @@ impl Daemon {
     pub(crate) fn url(&self, path: &str) -> String {
         format!("git://127.0.0.1:{}/{path}", self.port)
     }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 /// Not `git daemon`: git would start a child, and be killed in its place.
