@@ -26,7 +26,7 @@ fn a_real_sshd_serves_commits() {
     let second = bare.commit("main", &[file("big", &big), file("a", b"b\n")]);
     let hash = |commit: &str| bare.nar_of_clone(&env, commit);
     let sshd = Sshd::start(&env);
-    let relay = Relay::to(sshd.port());
+    let relay = Relay::to(sshd.port()).unwrap();
     let ports = [sshd.port(), relay.port()];
     let known = Sshd::command(&env, "user", "host", &ports);
     let (folder, relayed) = (env.path("srv").display().to_string(), relay.port());
@@ -134,7 +134,7 @@ fn nginx_serves_commits_by_gits_own_program() {
     let first = bare.commit("main", &[file("big", &big), file("a", b"a\n")]);
     let second = bare.commit("main", &[file("big", &big), file("a", b"b\n")]);
     let wrapped = Wrapped::start(&env, &env.path("srv"));
-    let relay = Relay::to(wrapped.nginx.port());
+    let relay = Relay::to(wrapped.nginx.port()).unwrap();
     let url = format!("http://127.0.0.1:{}/git/some.git", relay.port());
     let hash = |commit: &str| bare.nar_of_clone(&env, commit);
     fetch_nar(&env, &url, &first, &hash(&first));
@@ -178,7 +178,7 @@ fn servers_that_refuse_filters_and_hidden_ids_serve_all_the_same() {
         .go()
         .exits(0);
     let daemon = Daemon::start(&env, "srv");
-    let relay = Relay::to(daemon.port());
+    let relay = Relay::to(daemon.port()).unwrap();
     let url = format!("git://127.0.0.1:{}/some.git", relay.port());
     let manners = Manners {
         only_v0: true,
@@ -256,7 +256,7 @@ fn the_second_revision_of_a_large_repository_costs_its_difference() {
         bare.git(&["rev-parse", "main"]),
     );
     let daemon = Daemon::start(&env, "srv");
-    let relay = Relay::to(daemon.port());
+    let relay = Relay::to(daemon.port()).unwrap();
     let url = format!("git://127.0.0.1:{}/large.git", relay.port());
     fetch_nar(&env, &url, &first, &bare.nar_of_clone(&env, &first));
     let whole = relay.take_sent_bytes();

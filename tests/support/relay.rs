@@ -1,6 +1,6 @@
-//! A relay on the loopback that counts what a server sends through it.
+//! A relay on the loopback that counts what a server sends through it; the benchmark has it too.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,9 +27,9 @@ struct Shared {
 
 impl Relay {
     /// Makes one to a port of the loopback.
-    pub(crate) fn to(port: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
+    pub(crate) fn to(port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let acceptor = {
             let shared = Arc::clone(&shared);
@@ -44,7 +44,9 @@ impl Relay {
                         continue;
                     };
                     shared.connections.fetch_add(1, Ordering::SeqCst);
-                    let (from, to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                    let (Ok(from), Ok(to)) = (server.try_clone(), client.try_clone()) else {
+                        continue;
+                    };
                     open.push(std::thread::spawn(move || pass(client, server, |_| {})));
                     let shared = Arc::clone(&shared);
                     open.push(std::thread::spawn(move || {
@@ -58,11 +60,11 @@ impl Relay {
                 }
             })
         };
-        Self {
+        Ok(Self {
             address,
             shared,
             acceptor: Some(acceptor),
-        }
+        })
     }
 
     pub(crate) fn port(&self) -> u16 {
