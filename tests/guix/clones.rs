@@ -1,13 +1,16 @@
 //! Repositories that are not on this machine: cloned by us, or by the real guix.
 
+use std::process::{Command, Stdio};
+
 use store_index::address::{ContentAddress, Method};
 use store_index::digest::{Algorithm, Digest};
 
+use crate::bad_input::SmallDisk;
 use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
-use crate::support::git_server::{Daemon, HttpBackend, Manners};
-use crate::support::guix::{Drv, GuixStore, HANDED_OVER, flat, of_sri, options};
+use crate::support::git_server::{Answers, Daemon, HttpBackend, Manners};
+use crate::support::guix::{Drv, GuixStore, HANDED_OVER, flat, mode, of_sri, options};
 use crate::support::server::Server;
-use crate::support::{TestEnv, lacks, names_in, noise};
+use crate::support::{TestEnv, lacks, names_in, noise, skipped, wait_until};
 
 /// What the real derivations name.
 const SAVANNAH: &str = "https://git.savannah.gnu.org/git/hello.git";
@@ -134,6 +137,8 @@ fn a_wrong_hash_leaves_the_tree_to_the_daemon() {
     let right = bare.nar_of_clone(&env, &commit);
     let http = HttpBackend::start(&env, "srv");
     let drv = of_tag(&store, &flat(b"x"), &http.url("hello.git"));
+    // A folder without an index knows no files; a repository in it is not this one.
+    env.write("plain/other", &big);
     let leave = |media: &str| {
         let outcome = store
             .perform(&drv)
@@ -146,8 +151,11 @@ fn a_wrong_hash_leaves_the_tree_to_the_daemon() {
         assert_eq!(names_in(&env.path("tmp")), [""; 0]);
         fs_err::remove_dir_all(&drv.output).unwrap();
     };
-    leave("");
-    assert!((100_000..110_000).contains(&http.take_sent_bytes()));
+    for media in ["", env.path("plain").to_str().unwrap()] {
+        leave(media);
+        assert!((100_000..110_000).contains(&http.take_sent_bytes()));
+        assert_eq!(http.take_connections(), 3, "a list, its answer, a pack");
+    }
     // What is on this machine is no part of what is left, whoever may read it: the server sent all of it.
     env.write("folder/other", &big);
     env.store_index(["update", "--in-place", "--algorithms", "git"])
@@ -279,7 +287,7 @@ fn any_hash_of_a_tree_will_do() {
     let commit = bare.commit("main", &[file("a", b"a\n")]);
     let http = HttpBackend::start(&env, "srv");
     env.write("tree/a", "a\n");
-    let by_nix = std::process::Command::new("nix-hash")
+    let by_nix = Command::new("nix-hash")
         .args(["--type", "sha512"])
         .arg(env.path("tree"))
         .output()
@@ -294,4 +302,80 @@ fn any_hash_of_a_tree_will_do() {
     );
     store.perform(&drv).go().exits(0);
     assert_eq!(fs_err::read(drv.output.join("a")).unwrap(), b"a\n");
+}
+
+/// Guix clones into the output itself, which lies where there is room.
+#[test]
+fn a_full_folder_for_temporary_files_is_no_failure() {
+    let name = "a_full_folder_for_temporary_files_is_no_failure";
+    if lacks(name, &[GIT, &["mount", "setpriv"]].concat(), true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let Some(disk) = SmallDisk::new(env.path("small"), "1m") else {
+        return skipped(name, "cannot mount a tmpfs");
+    };
+    mode(&env.path("small"), 0o1777);
+    let bare = Repository::bare(&env, "srv/hello.git");
+    let commit = bare.commit("main", &[file("big", &noise(1, 2_000_000))]);
+    bare.git(&["tag", "v2.10", &commit]);
+    let http = HttpBackend::start(&env, "srv");
+    let hash = of_sri(&bare.nar_of_clone(&env, &commit));
+    let drv = of_tag(&store, &hash, &http.url("hello.git"));
+    store
+        .perform(&drv)
+        .variable("TMPDIR", env.path("small"))
+        .go()
+        .exits(HANDED_OVER)
+        .says("cannot be written");
+    assert!(!drv.output.exists());
+    assert_eq!(names_in(&env.path("small")), [""; 0]);
+    drop(disk);
+}
+
+/// guix-daemon kills builds, removes the folder that they run in, and names none for temporary files.
+#[test]
+fn repositories_lie_in_the_folder_of_the_build() {
+    let name = "repositories_lie_in_the_folder_of_the_build";
+    if lacks(name, &[GIT, &["setpriv"]].concat(), true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let bare = Repository::bare(&env, "srv/hello.git");
+    let commit = bare.commit("main", &[file("big", &noise(1, 50_000))]);
+    bare.git(&["tag", "v2.10", &commit]);
+    let manners = Manners {
+        answers: Answers::Stuck,
+        ..Manners::default()
+    };
+    let http = HttpBackend::with(&env, "srv", manners);
+    let drv = of_tag(&store, &flat(b"x"), &http.url("hello.git"));
+    let folder = env.path("guix-build-hello-0");
+    fs_err::create_dir(&folder).unwrap();
+    mode(&folder, 0o700);
+    std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).unwrap();
+    let mut child = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .args([
+            env.path("bin/guix").as_os_str(),
+            "perform-download".as_ref(),
+        ])
+        .args([&drv.path, &drv.output])
+        .env_clear()
+        .env("NIX_STORE", store.dir())
+        .current_dir(&folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("a repository is there", || {
+        names_in(&folder)
+            .iter()
+            .any(|name| name.starts_with(".fetch-"))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

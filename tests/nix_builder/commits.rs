@@ -2,7 +2,7 @@
 
 use super::{World, cannot_build};
 use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
-use crate::support::git_server::HttpBackend;
+use crate::support::git_server::{HttpBackend, Manners};
 use crate::support::{TestEnv, lacks, repository};
 
 const FAKE: &str = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -239,6 +239,17 @@ fn what_only_git_does_is_refused_with_a_word() {
         world.build(&all).ends(1).says(words);
     }
     assert_eq!(upstream.http.take_sent_bytes(), 0);
+    // A server of plain files: the sandbox has no git.
+    upstream.bare.git(&["update-server-info"]);
+    let manners = Manners {
+        dumb: true,
+        ..Manners::default()
+    };
+    let dumb = HttpBackend::with(&world.env, "srv", manners);
+    world
+        .build(&attributes(&dumb.url("some.git"), commit, FAKE))
+        .ends(1)
+        .says("the program git could fetch from it, and is not installed");
 }
 
 /// Nixpkgs as far as the overlay looks at it; its `fetchgit` marks what it is called for.

@@ -333,6 +333,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_of_it_did_not_come_over_the_network() {
+        let (out, _) = recorded(true, |trace| {
+            download(trace, "git://h/a");
+            trace.advance(1000);
+            trace.end();
+            trace.begin("checking out", None, Unit::Bytes);
+            std::thread::sleep(2 * PROGRESS_EVERY);
+            trace.advance(5000);
+        });
+        assert_eq!(
+            out,
+            "@ download-started /gnu/store/x-a git://h/a -\n\
+             @ download-progress /gnu/store/x-a git://h/a - 1000\n"
+        );
+    }
+
+    #[test]
     fn nothing_ends_that_has_not_begun() {
         let (out, _) = recorded(true, |trace| {
             download(trace, "http://h/empty");

@@ -49,7 +49,7 @@ impl Landing<'_> {
                 return Ok(landed);
             };
             // What is left to a daemon is what the server sent, and nothing else of this machine.
-            let is_mixed = self.leave_wrong && here.is_some();
+            let is_mixed = self.leave_wrong && fetched.is_mixed();
             let is_suspect =
                 wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0 || is_mixed;
             if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
