@@ -3,6 +3,7 @@
 use super::{World, cannot_build};
 use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
 use crate::support::git_server::{HttpBackend, Manners};
+use crate::support::sshd::{SSHD, Sshd};
 use crate::support::{TestEnv, lacks, repository};
 
 const FAKE: &str = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -355,4 +356,28 @@ fn fetchgit_is_that_of_nixpkgs() {
         eval(&attributes),
         format!("[\"{url}\",\"{url}\",\"v1.0\",\"refs/tags/v1.0\"]")
     );
+}
+
+/// There is none in a sandbox; a derivation may bring its own.
+#[test]
+fn ssh_in_the_path_of_a_derivation_is_used() {
+    let name = "ssh_in_the_path_of_a_derivation_is_used";
+    if cannot_clone(name) || lacks(name, SSHD, true) {
+        return;
+    }
+    let world = World::open(TestEnv::new(), "");
+    let upstream = Upstream::new(&world.env);
+    let hash = upstream.bare.nar_of_clone(&world.env, &upstream.commit);
+    let sshd = Sshd::start(&world.env);
+    let ssh = Sshd::command(&world.env, "user", "host", &[sshd.port()]);
+    let path = std::env::var("PATH").unwrap();
+    let url = format!(
+        "ssh://127.0.0.1:{}{}",
+        sshd.port(),
+        upstream.bare.path().display()
+    );
+    let mut all = attributes(&url, &upstream.commit, &hash);
+    all.extend([("PATH", path.as_str()), ("GIT_SSH_COMMAND", &ssh)]);
+    let built = world.build(&all).ends(0);
+    assert_eq!(nar_of(&built.output), hash);
 }

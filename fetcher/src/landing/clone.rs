@@ -53,7 +53,7 @@ impl Landing<'_> {
             let is_suspect =
                 wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0 || is_mixed;
             if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
-                if wrong.result == AttemptResult::Mismatch {
+                if wrong.result == AttemptResult::Mismatch && !is_mixed {
                     self.set_tree_aside(candidate, fetched, &mut rooms);
                 }
                 return Ok(landed);
