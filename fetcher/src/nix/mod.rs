@@ -1,7 +1,8 @@
 //! `fetch builder`: we are the builder of a fixed-output derivation of Nix.
 //!
 //! What is wanted stands in the environment or in the structured attributes ([`attributes`]), and becomes a request
-//! like any other ([`order`], [`mirrors`], [`repository`]). What happens goes into the build's log ([`log`]). See `docs/nix.md`.
+//! like any other ([`order`], [`mirrors`], [`repository`]). What happens goes into the build's log ([`log`]). See
+//! `docs/nix.md`.
 
 mod attributes;
 mod log;
