@@ -2,7 +2,7 @@
 
 use store_index::watch::Unit;
 
-use super::{Landed, Landing, NotIt, Wrong, no_bytes_for_stdout};
+use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::error::FetchError;
 use crate::git::Checkout;
 use crate::git::remote::{self, Fetched, Hidden, Rooms};
@@ -96,22 +96,19 @@ impl Landing<'_> {
     /// Keeps the likeliest tree of a commit for the daemon, if that is wanted.
     fn set_tree_aside(&mut self, candidate: &Candidate, fetched: Fetched, rooms: &mut Rooms<'_>) {
         let checkout = fetched.checkouts.into_iter().next();
-        if let Some(checkout) = checkout.filter(|_| self.leave_wrong && self.wrong.is_none()) {
+        if let Some(checkout) = checkout.filter(|_| self.leave_wrong && self.wrong_tree.is_none()) {
             let tree = WrongTree {
                 checkout,
                 _hidden: rooms.take_hidden(),
             };
-            self.wrong = Some((Wrong::Tree(tree), candidate.location.clone()));
+            self.wrong_tree = Some((tree, candidate.location.clone()));
         }
     }
 
-    /// Leaves a wrong tree to the daemon.
-    pub(super) fn leave_checkout(
-        &mut self,
-        tree: &WrongTree,
-        location: String,
-    ) -> Result<Option<String>, FetchError> {
-        let Some(place) = self.place.clone() else {
+    /// Leaves the wrong tree of a commit to the daemon, if there is one.
+    pub(super) fn leave_checkout(&mut self) -> Result<Option<String>, FetchError> {
+        let (Some((tree, location)), Some(place)) = (self.wrong_tree.take(), self.place.clone())
+        else {
             return Ok(None);
         };
         // The output itself is the room.
