@@ -255,6 +255,7 @@ impl Wait {
 fn url_of(candidate: &Candidate) -> Option<&SourceUrl> {
     match &candidate.place {
         CandidatePlace::Url(url) => Some(url),
+        CandidatePlace::Clone(clone) => Some(&clone.source.url),
         _ => None,
     }
 }
