@@ -6,7 +6,7 @@ use super::fetch_nar;
 use crate::support::git::{File, GIT, Repository, file, nar_of};
 use crate::support::git_server::{HttpBackend, Manners};
 use crate::support::nginx::Nginx;
-use crate::support::{TestEnv, lacks, sri};
+use crate::support::{TestEnv, lacks, noise, sri};
 
 /// A program in the place of ssh that notes how it was called, and runs the command here.
 fn false_ssh(env: &TestEnv) -> String {
@@ -74,6 +74,52 @@ fn ssh_is_run_and_given_no_options() {
         assert_ne!(refused.status.code(), Some(0), "{refused}");
     }
     assert!(!env.path("ssh.log").exists());
+}
+
+/// Most sshd pass on no variables, and then the server speaks the old protocol, which gives out only what a branch or
+/// tag points at itself.
+#[test]
+fn servers_of_the_old_protocol_give_out_tags() {
+    if lacks("servers_of_the_old_protocol_give_out_tags", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "home/a.git");
+    let tagged = bare.commit("main", &[file("a", b"1\n")]);
+    bare.git(&["tag", "-a", "-m", "x", "v1", &tagged]);
+    let tag = bare.git(&["rev-parse", "v1"]);
+    bare.commit("main", &[file("a", b"2\n")]);
+    // What is no branch or tag is nobody's business, even where everything is asked for.
+    let hidden = bare.commit("hidden", &[file("big", &noise(1, 200_000))]);
+    bare.git(&["update-ref", "refs/pull/1/head", &hidden]);
+    bare.git(&["branch", "-D", "hidden"]);
+    let behind = bare.commit("main", &[file("a", b"3\n")]);
+    bare.commit("main", &[file("a", b"4\n")]);
+    let script = "#!/bin/sh\nunset GIT_PROTOCOL\nfor last; do :; done\nexec sh -c \"$last\"\n";
+    let ssh = env.write("old-ssh", script);
+    fs_err::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let url = format!("ssh://host{}/a.git", env.path("home").display());
+    let ask = |revision: &str, hash: &str, depth: &str| {
+        drop(fs_err::remove_dir_all(env.out("out")));
+        drop(fs_err::remove_dir_all(env.path("cache/fetch/git")));
+        let log = env.path("packets");
+        drop(fs_err::remove_file(&log));
+        env.fetch_hash(hash)
+            .args(["--git", &url, "--rev", revision, "-o", "out"])
+            .variable("GIT_SSH", &ssh)
+            .variable("GIT_TRACE_PACKET", &log)
+            .go()
+            .exits(0);
+        assert_eq!(nar_of(&env.out("out")), hash);
+        let packets = fs_err::read_to_string(&log).unwrap();
+        assert_eq!(packets.contains("deepen 1"), depth == "one", "{packets}");
+        assert!(!packets.contains(&format!("want {hidden}")), "{packets}");
+    };
+    let hash = bare.nar_of_clone(&env, &tagged);
+    for revision in ["v1", "refs/tags/v1", &tag, &tagged] {
+        ask(revision, &hash, "one");
+    }
+    ask(&behind, &bare.nar_of_clone(&env, &behind), "all");
 }
 
 #[test]

@@ -62,9 +62,11 @@ fn converse<'a>(
     (line, here): (&'a Line<'a>, Option<&Rc<dyn Here>>),
 ) -> Result<Vec<ObjectId>, (Failure, Option<Depth>)> {
     let mut session = Session::begin(transport, line).map_err(|failure| (failure, None))?;
-    let ids = session
+    let tips = session
         .resolve(revision)
         .map_err(|failure| (failure, None))?;
+    let ids: Vec<_> = tips.iter().map(|tip| tip.commit).collect();
+    let shown: Vec<_> = tips.iter().map(|tip| tip.shown).collect();
     let is_known = ids.iter().all(|id| room.tips().contains(id));
     if is_known && !room.is_partial() {
         return Ok(ids);
@@ -82,7 +84,7 @@ fn converse<'a>(
     if !is_known || !is_partial {
         let repository = room::open(room.path()).map_err(unusable)?;
         let wanted = Wanted {
-            ids: &ids,
+            ids: &shown,
             depth,
             blobs: !is_partial,
         };
