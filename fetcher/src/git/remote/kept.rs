@@ -117,10 +117,9 @@ pub(crate) fn kept(
     Some(repository)
 }
 
-/// Throws away what is kept of a URL, unless somebody else uses it.
-pub(crate) fn forget(cache: &Path, url: &SourceUrl) {
-    let path = cache.join(name_of(url));
-    drop(remove(&path));
+/// Throws away what is kept of a URL; returns false if somebody else uses it.
+pub(crate) fn forget(cache: &Path, url: &SourceUrl) -> bool {
+    remove(&cache.join(name_of(url))).is_ok()
 }
 
 /// Removes what a run left that was killed. The lock is held, so that it is nobody's.
@@ -249,6 +248,9 @@ pub(super) fn size_of(objects: &Path) -> u64 {
 fn remove(path: &Path) -> io::Result<()> {
     let lock = open_lock(path)?;
     lock.try_lock()?;
+    if !path.exists() {
+        return Ok(());
+    }
     fs_err::remove_dir_all(path)
 }
 

@@ -22,6 +22,7 @@ pub(super) struct Line<'a> {
     is_pack: Cell<bool>,
     trouble: RefCell<Option<NetError>>,
     is_well: Cell<bool>,
+    is_damaged: Cell<bool>,
 }
 
 impl<'a> Line<'a> {
@@ -35,6 +36,7 @@ impl<'a> Line<'a> {
             is_pack: Cell::new(false),
             trouble: RefCell::new(None),
             is_well: Cell::new(true),
+            is_damaged: Cell::new(false),
         }
     }
 
@@ -91,6 +93,16 @@ impl<'a> Line<'a> {
     /// Returns true if nothing went wrong on the network so far.
     pub(super) fn is_well(&self) -> bool {
         self.is_well.get()
+    }
+
+    /// Remembers that something that was here cannot be read.
+    pub(super) fn set_damaged(&self, is_damaged: bool) {
+        self.is_damaged.set(is_damaged);
+    }
+
+    /// Returns true if something that was here cannot be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged.get()
     }
 
     /// Returns true while a pack is being received.

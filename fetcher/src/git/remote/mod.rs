@@ -140,10 +140,10 @@ pub(crate) fn fetch(
         leant_on_others: false,
         was_kept: false,
         has_own_commit: false,
-        is_damaged: false,
+        is_anew: false,
     };
     let checkouts = match visit.all(source, wanted) {
-        Err(_) if visit.is_damaged && line.is_well() && !watch.interrupted() => {
+        Err(_) if line.is_damaged() && line.is_well() && !watch.interrupted() => {
             visit.begin_anew();
             visit.all(source, wanted)?
         }
@@ -176,8 +176,8 @@ struct Visit<'a, 'rooms> {
     leant_on_others: bool,
     was_kept: bool,
     has_own_commit: bool,
-    /// What was kept seems to be damaged.
-    is_damaged: bool,
+    /// Something that was here was damaged, so that nothing is believed that was here.
+    is_anew: bool,
 }
 
 impl Visit<'_, '_> {
@@ -202,16 +202,31 @@ impl Visit<'_, '_> {
     fn begin_anew(&mut self) {
         // They hold the locks.
         self.submodules.clear();
-        self.rooms.release();
+        self.rooms.begin_anew();
         for url in std::mem::take(&mut self.urls) {
-            if let Some(cache) = self.rooms.cache() {
-                kept::forget(cache, &url);
-            }
+            self.forget(&url);
         }
+        self.is_anew = true;
         self.leant_on_others = false;
         self.was_kept = false;
         self.has_own_commit = false;
-        self.is_damaged = false;
+        self.line.set_damaged(false);
+    }
+
+    fn forget(&mut self, url: &SourceUrl) {
+        if let Some(cache) = self.rooms.cache()
+            && !kept::forget(cache, url)
+        {
+            self.rooms.keep_nothing();
+        }
+    }
+
+    /// Reads something that may have been here before. If it cannot be read, that is no answer yet.
+    fn read<T, E>(&self, read: Result<T, E>) -> Result<T, E> {
+        if read.is_err() && self.leant_on_others {
+            self.line.set_damaged(true);
+        }
+        read
     }
 
     fn commit(
@@ -230,6 +245,9 @@ impl Visit<'_, '_> {
             self.leant_on_others = true;
             self.has_own_commit = true;
             return Ok((Rc::new(repository), trees));
+        }
+        if self.is_anew && !self.urls.contains(url) {
+            self.forget(url);
         }
         let room = self.rooms.of(url, self.line.watch);
         let room = room.map_err(|error| match error.kind() {
@@ -253,7 +271,9 @@ impl Visit<'_, '_> {
             _ => fetch_into(&room, url, revision, self.client, (self.line, here)).inspect_err(
                 |_| {
                     // The pack may need something that is there no more.
-                    self.is_damaged = was_kept && self.line.is_pack();
+                    if was_kept && self.line.is_pack() {
+                        self.line.set_damaged(true);
+                    }
                 },
             )?,
         };
@@ -261,9 +281,8 @@ impl Visit<'_, '_> {
         if let Some(here) = here {
             repository.lean_on(Rc::clone(here));
         }
-        let trees = trees_of(&repository, &revisions);
-        self.is_damaged = was_kept && trees.is_err();
-        Ok((Rc::new(repository), trees?))
+        let trees = self.read(trees_of(&repository, &revisions))?;
+        Ok((Rc::new(repository), trees))
     }
 
     /// Fetches the submodules of a tree, and theirs.
@@ -276,7 +295,9 @@ impl Visit<'_, '_> {
     ) -> Result<Checkout, DownloadError> {
         let trouble = |what: String| DownloadError::trouble(what);
         let mut checkout = Checkout::new(repository, tree, Form::Converted);
-        let found = submodules::of(repository, tree).map_err(|error| trouble(error.to_string()))?;
+        let found = self
+            .read(submodules::of(repository, tree))
+            .map_err(|error| trouble(error.to_string()))?;
         if !found.is_empty() && depth >= MAX_SUBMODULE_DEPTH {
             return Err(trouble(format!(
                 "its submodules are nested deeper than {MAX_SUBMODULE_DEPTH}"

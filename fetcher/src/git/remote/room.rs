@@ -81,9 +81,15 @@ impl<'a> Rooms<'a> {
         self.hidden.take()
     }
 
-    /// Nothing that was opened is open any more.
-    pub(super) const fn release(&mut self) {
+    /// Nothing that was opened is open any more, and nothing else of this machine is used from now on.
+    pub(super) const fn begin_anew(&mut self) {
         self.is_holding = false;
+        self.here = None;
+    }
+
+    /// Nothing is kept from now on.
+    pub(super) const fn keep_nothing(&mut self) {
+        self.cache = None;
     }
 
     /// Returns what a server need not send.

@@ -80,7 +80,10 @@ fn converse<'a>(
     // Whoever has all blobs of an earlier commit gets less as a difference to it.
     let leaves_out = room.is_partial() || (knows_blobs && room.tips().is_empty());
     let is_partial = leaves_out && depth == Depth::One && session.knows_partial();
-    let unusable = |error: io::Error| (Failure::Other(error.to_string()), None);
+    let unusable = |error: io::Error| {
+        line.set_damaged(true);
+        (Failure::Other(error.to_string()), None)
+    };
     if !is_known || !is_partial {
         let repository = room::open(room.path()).map_err(unusable)?;
         let wanted = Wanted {
