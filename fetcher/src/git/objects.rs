@@ -26,7 +26,7 @@ const MAX_PACKS: usize = 200;
 const MAX_PACK_FILES: usize = 10_000;
 
 /// The longest chain of deltas: git itself makes none above 4095.
-const MAX_DELTA_CHAIN: usize = 4095;
+pub(super) const MAX_DELTA_CHAIN: usize = 4095;
 
 /// The header of a loose object is `commit <size>` at most, in bytes.
 const MAX_LOOSE_HEADER_LEN: usize = 64;

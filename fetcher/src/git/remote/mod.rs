@@ -12,6 +12,7 @@ mod receive;
 mod room;
 mod session;
 mod submodules;
+mod survey;
 mod system;
 mod talk;
 mod wire;
