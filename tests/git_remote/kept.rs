@@ -240,9 +240,26 @@ fn what_is_here_of_submodules_is_not_believed() {
     ask(None);
     damage(&env);
     ask(None);
-    http.take_sent_bytes();
-    ask(None);
-    assert_eq!(http.take_sent_bytes(), 0);
+    // What was kept of all of them needs no server, and no turn either: another process may be adding to it.
+    let cache = env.path("cache/fetch/git");
+    let locks: Vec<_> = names_in(&cache)
+        .iter()
+        .filter(|name| name.ends_with(".lock"))
+        .map(|name| {
+            let lock = fs_err::File::open(cache.join(name)).unwrap();
+            lock.file().lock().unwrap();
+            lock
+        })
+        .collect();
+    assert_eq!(locks.len(), 2);
+    drop(http);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--offline", "--git", &url, "--rev", &commit])
+        .args(["--submodules", "-o", "out"])
+        .go()
+        .exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
 }
 
 #[test]

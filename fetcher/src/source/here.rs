@@ -123,11 +123,12 @@ impl OnThisMachine {
     }
 }
 
-/// Looks, without reading, whether a file is still what it was when it was indexed.
+/// Looks, without reading, whether a file is still what it was when it was indexed. It is opened all the same: a server
+/// shall not see, by what it is not asked for, which files there are that nobody may read.
 fn is_there(place: &Place, entry: &Entry) -> bool {
-    let path = place.root().path().join(entry.location.relative_path());
-    fs_err::symlink_metadata(path)
-        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == entry.size)
+    let file = place.root().open_file(&entry.location.relative_path());
+    file.and_then(|file| file.metadata())
+        .is_ok_and(|metadata| metadata.len() == entry.size)
 }
 
 impl OnThisMachine {

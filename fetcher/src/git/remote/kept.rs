@@ -41,6 +41,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// When it is said that another process is waited for.
 const SAY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long another process is waited for; then nothing is kept of this fetch.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
 /// The list of commits.
 const TIPS: &str = "tips";
 
@@ -63,7 +66,7 @@ impl Kept {
         let path = cache.join(name_of(url));
         let lock = open_lock(&path)?;
         match watch {
-            Some(watch) => wait_for(&lock, watch)?,
+            Some(watch) => wait_for(&lock, File::try_lock, MAX_WAIT, watch)?,
             None => lock.try_lock()?,
         }
         if packs_in(&path) >= MAX_PACKS {
@@ -75,8 +78,9 @@ impl Kept {
         Ok(Self { path, tips, lock })
     }
 
-    /// Remembers that commits are there, and lets others in who only read.
-    pub(super) fn add(mut self, tips: &[ObjectId]) -> io::Result<File> {
+    /// Remembers that commits are there, and lets others in who only read. `None` if another process threw all away
+    /// meanwhile.
+    pub(super) fn add(mut self, tips: &[ObjectId], watch: Watch<'_>) -> io::Result<Option<File>> {
         self.tips.retain(|tip| !tips.contains(tip));
         self.tips.extend(tips);
         let surplus = self.tips.len().saturating_sub(MAX_TIPS);
@@ -87,12 +91,16 @@ impl Kept {
         let new = self.path.join("tips.new");
         fs_err::write(&new, text)?;
         fs_err::rename(&new, self.path.join(TIPS))?;
-        self.lock.lock_shared()?;
-        Ok(self.lock)
+        // Between the two kinds of lock there is a moment in which it is anybody's.
+        wait_for(&self.lock, File::try_lock_shared, MAX_WAIT, watch)?;
+        let kept = read_tips(&self.path)?;
+        let is_whole = tips.iter().all(|tip| kept.contains(tip));
+        Ok(is_whole.then_some(self.lock))
     }
 }
 
-/// Opens the repository of a URL if a commit is in it, without waiting for anybody.
+/// Opens the repository of a URL if a commit is in it, without waiting for anybody: while another process adds to it,
+/// what is there stays readable.
 pub(crate) fn kept(
     cache: &Path,
     url: &SourceUrl,
@@ -105,12 +113,17 @@ pub(crate) fn kept(
     }
     own_folder(cache).ok()?;
     let lock = open_lock(&path).ok()?;
-    lock.try_lock_shared().ok()?;
+    let is_ours = lock.try_lock_shared().is_ok();
     if !read_tips(&path).ok()?.contains(id) {
         return None;
     }
+    // Those that nobody used for longest go first.
+    let tips = fs_err::File::open(path.join(TIPS)).ok()?;
+    drop(tips.file().set_modified(SystemTime::now()));
     let mut repository = room::open(&path).ok()?;
-    repository.hold(lock);
+    if is_ours {
+        repository.hold(lock);
+    }
     if let Some(here) = here {
         repository.lean_on(Rc::clone(here));
     }
@@ -192,16 +205,24 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .open(path.with_extension("lock"))
 }
 
-fn wait_for(lock: &File, watch: Watch<'_>) -> io::Result<()> {
+fn wait_for(
+    lock: &File,
+    try_lock: impl Fn(&File) -> Result<(), TryLockError>,
+    limit: Duration,
+    watch: Watch<'_>,
+) -> io::Result<()> {
     let mut waited = Duration::ZERO;
     loop {
-        match lock.try_lock() {
+        match try_lock(lock) {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) => {}
         }
         if watch.interrupted() {
             return Err(io::ErrorKind::Interrupted.into());
+        }
+        if waited >= limit {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         if waited == SAY_AFTER {
             let note = "waiting for another process that fetches from the same repository";
@@ -257,6 +278,7 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::OBJECT_HASH;
 
     #[test]
     fn the_oldest_go_first_and_those_in_use_stay() {
@@ -280,6 +302,38 @@ mod tests {
         };
         trim_to(cache.path(), 4000, 4);
         assert_eq!(names(), "abcd");
+        // Whoever reads a commit uses it.
+        let url = SourceUrl::parse("https://h/a").unwrap();
+        let id = ObjectId::null(OBJECT_HASH);
+        let folder = cache.path().join("git");
+        let own = folder.join(name_of(&url));
+        own_folder(&folder).unwrap();
+        room::make_bare(&own).unwrap();
+        assert!(kept(&folder, &url, &id, None).is_none());
+        fs_err::write(own.join(TIPS), format!("{id}\n")).unwrap();
+        let used = || {
+            fs_err::metadata(own.join(TIPS))
+                .unwrap()
+                .modified()
+                .unwrap()
+        };
+        let tips = fs_err::File::open(own.join(TIPS)).unwrap();
+        tips.file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let held = kept(&folder, &url, &id, None).unwrap();
+        assert!(used() > SystemTime::UNIX_EPOCH);
+        // Others wait for those who read, and not for ever.
+        let lock = open_lock(&own).unwrap();
+        let (interrupt, limit) = (std::sync::atomic::AtomicBool::new(false), POLL_INTERVAL * 2);
+        let watch = Watch {
+            interrupt: &interrupt,
+            progress: &store_index::watch::NoProgress,
+        };
+        let waited = wait_for(&lock, File::try_lock, limit, watch);
+        assert_eq!(waited.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        wait_for(&lock, File::try_lock, limit, watch).unwrap();
+        drop(lock);
+        fs_err::remove_dir_all(&folder).unwrap();
         let used = open_lock(&path("a")).unwrap();
         used.lock_shared().unwrap();
         trim_to(cache.path(), 3999, 4);

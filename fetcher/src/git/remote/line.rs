@@ -15,6 +15,8 @@ const MAX_TALK_BYTES: u64 = 64 << 20;
 pub(super) struct Line<'a> {
     pub(super) watch: Watch<'a>,
     pub(super) limits: Limits,
+    /// Nobody is there to be asked for a password.
+    pub(super) is_build: bool,
     got_bytes: Cell<u64>,
     most_bytes: Cell<u64>,
     /// How much of it were packs.
@@ -26,10 +28,11 @@ pub(super) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    pub(super) const fn new(limits: Limits, watch: Watch<'a>) -> Self {
+    pub(super) const fn new(limits: Limits, watch: Watch<'a>, is_build: bool) -> Self {
         Self {
             watch,
             limits,
+            is_build,
             got_bytes: Cell::new(0),
             most_bytes: Cell::new(MAX_TALK_BYTES),
             pack_bytes: Cell::new(0),

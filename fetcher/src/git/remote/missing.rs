@@ -8,6 +8,7 @@ use gix::ObjectId;
 use gix::objs::tree::EntryKind;
 use gix::objs::{Kind, TreeRefIter};
 use store_index::tree::{MAX_DEPTH, MAX_ENTRIES};
+use store_index::watch::Watch;
 
 use super::room::{self, Room};
 use crate::git::{Here, OBJECT_HASH, Repository, Revision, corrupt};
@@ -17,11 +18,13 @@ pub(super) fn of(
     room: &Room,
     commits: &[ObjectId],
     here: Option<&Rc<dyn Here>>,
+    watch: Watch<'_>,
 ) -> io::Result<Vec<ObjectId>> {
     let repository = room::open(room.path())?;
     let mut search = Search {
         repository: &repository,
         here,
+        watch,
         seen: HashSet::new(),
         missing: Vec::new(),
     };
@@ -36,6 +39,7 @@ pub(super) fn of(
 struct Search<'a> {
     repository: &'a Repository,
     here: Option<&'a Rc<dyn Here>>,
+    watch: Watch<'a>,
     /// Trees and blobs; the same may be there many times.
     seen: HashSet<ObjectId>,
     missing: Vec<ObjectId>,
@@ -51,6 +55,9 @@ impl Search<'_> {
         }
         if self.seen.len() as u64 > MAX_ENTRIES {
             return Err(corrupt("the tree has too many entries"));
+        }
+        if self.watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
         }
         let tree = self.repository.database.get(&id, Kind::Tree)?;
         for entry in TreeRefIter::from_bytes(&tree.data, OBJECT_HASH) {

@@ -8,6 +8,7 @@ mod http;
 mod kept;
 mod line;
 mod missing;
+mod offline;
 mod receive;
 mod room;
 mod session;
@@ -30,6 +31,7 @@ use store_index::watch::Watch;
 
 pub(crate) use self::kept::kept;
 use self::line::Line;
+pub(crate) use self::offline::with_kept_submodules;
 pub(crate) use self::room::{Hidden, Rooms};
 use self::talk::fetch_into;
 use super::{Checkout, Folder, Form, Here, Repository, Revision, Roots};
@@ -46,6 +48,9 @@ pub(crate) const MAX_SUBMODULES: usize = 1000;
 
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
+
+/// The scheme for which a program is run.
+const SSH: &str = "ssh";
 
 /// Returns true if the command line may name such a URL.
 pub(crate) fn is_supported(url: &SourceUrl) -> bool {
@@ -78,10 +83,10 @@ pub(crate) struct Fetched {
     pub(crate) pack_bytes: u64,
     /// Whether something of it was, or may have been, here before.
     pub(crate) leant_on_others: bool,
+    /// Whether a commit of it is one of a repository of this machine, which says of it what it likes.
+    pub(crate) has_own_commit: bool,
     /// Whether an earlier fetch kept something of it.
     was_kept: bool,
-    /// Whether a commit of it is one of a repository of this machine.
-    has_own_commit: bool,
     /// What no server had to send.
     here: Option<Rc<dyn Here>>,
     /// Whence it all came.
@@ -131,7 +136,7 @@ pub(crate) fn fetch(
     client: &Client,
     watch: Watch<'_>,
 ) -> Result<Fetched, DownloadError> {
-    let line = Line::new(*client.limits(), watch);
+    let line = Line::new(*client.limits(), watch, rooms.is_build());
     let mut visit = Visit {
         rooms,
         client,
@@ -142,6 +147,7 @@ pub(crate) fn fetch(
         was_kept: false,
         has_own_commit: false,
         is_anew: false,
+        may_run_ssh: source.may_run_ssh,
     };
     let checkouts = match visit.all(source, wanted) {
         Err(_) if line.is_damaged() && line.is_well() && !watch.interrupted() => {
@@ -179,6 +185,7 @@ struct Visit<'a, 'rooms> {
     has_own_commit: bool,
     /// Something that was here was damaged, so that nothing is believed that was here.
     is_anew: bool,
+    may_run_ssh: bool,
 }
 
 impl Visit<'_, '_> {
@@ -247,6 +254,10 @@ impl Visit<'_, '_> {
             self.has_own_commit = true;
             return Ok((Rc::new(repository), trees));
         }
+        if url.url().scheme() == SSH && !self.may_run_ssh {
+            let what = "ssh is not run for a daemon, with whose keys it would be";
+            return Err(DownloadError::trouble(what));
+        }
         if self.is_anew && !self.urls.contains(url) {
             self.forget(url);
         }
@@ -263,7 +274,8 @@ impl Visit<'_, '_> {
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
                 !room.is_partial()
-                    || missing::of(&room, &[*id], here).is_ok_and(|ids| ids.is_empty())
+                    || missing::of(&room, &[*id], here, self.line.watch)
+                        .is_ok_and(|ids| ids.is_empty())
             }
             _ => false,
         };
@@ -278,7 +290,11 @@ impl Visit<'_, '_> {
                 },
             )?,
         };
-        let mut repository = room.open_with(&tips).map_err(local)?;
+        let opened = room.open_with(&tips, self.line.watch).map_err(local)?;
+        let Some(mut repository) = opened else {
+            self.rooms.keep_nothing();
+            return self.commit(url, revision);
+        };
         if let Some(here) = here {
             repository.lean_on(Rc::clone(here));
         }
@@ -378,5 +394,8 @@ fn gone(error: io::Error) -> DownloadError {
 }
 
 fn local(error: io::Error) -> DownloadError {
+    if error.kind() == io::ErrorKind::Interrupted {
+        return DownloadError::Interrupted;
+    }
     DownloadError::Local(error.to_string())
 }

@@ -42,11 +42,13 @@ pub(super) fn pack(
         return Err(gix::Error::from_error(std::io::Error::other(what)));
     }
     let ours = |id: &gix::oid| matches!(into.repository.database.kind(id), Ok(Some(_)));
-    let survey = Survey::new(pack, count, ours);
+    let packs = into.folder.join("objects/pack");
+    let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
+    let survey = Survey::new(pack, count, folder.file(), ours);
     let mut whole = BufReader::with_capacity(BUFFER_LEN, header.as_slice().chain(survey));
     let written = Bundle::write_to_directory(
         &mut whole,
-        Some(&into.folder.join("objects/pack")),
+        Some(&packs),
         &mut Discard,
         line.watch.interrupt,
         Some(Bases(into.repository)),

@@ -10,7 +10,7 @@ use rustix::fs::Mode;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-use super::kept::Kept;
+use super::kept::{self, Kept};
 use crate::git::{Folder, Here, Repository, Roots};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedTree};
@@ -59,6 +59,10 @@ impl<'a> Rooms<'a> {
     /// another may wait for.
     pub(super) fn of(&mut self, url: &SourceUrl, watch: Watch<'_>) -> io::Result<Room> {
         if let Some(cache) = self.cache {
+            if !self.is_holding {
+                // What failed left something too.
+                kept::trim(cache);
+            }
             match Kept::open(cache, url, (!self.is_holding).then_some(watch)) {
                 Ok(kept) => {
                     self.is_holding = true;
@@ -74,6 +78,11 @@ impl<'a> Rooms<'a> {
             none => none.insert(Hidden::new(self.output)?),
         };
         Ok(Room::Passing(hidden.repository()?))
+    }
+
+    /// Returns true if it is for the build of a daemon.
+    pub(super) const fn is_build(&self) -> bool {
+        self.output.given
     }
 
     /// Gives out what goes with this, for repositories that are still needed.
@@ -129,13 +138,20 @@ impl Room {
         fs_err::write(self.path().join(PARTIAL), "")
     }
 
-    /// Remembers which commits came, and opens the repository.
-    pub(super) fn open_with(self, tips: &[ObjectId]) -> io::Result<Repository> {
+    /// Remembers which commits came, and opens the repository. `None` if another process threw it away meanwhile.
+    pub(super) fn open_with(
+        self,
+        tips: &[ObjectId],
+        watch: Watch<'_>,
+    ) -> io::Result<Option<Repository>> {
         let mut repository = open(self.path())?;
         if let Self::Kept(kept) = self {
-            repository.hold(kept.add(tips)?);
+            match kept.add(tips, watch)? {
+                Some(lock) => repository.hold(lock),
+                None => return Ok(None),
+            }
         }
-        Ok(repository)
+        Ok(Some(repository))
     }
 }
 

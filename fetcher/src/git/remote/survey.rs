@@ -1,8 +1,10 @@
-//! What a pack becomes once its deltas are resolved, found out while it comes: a few bytes may describe any amount.
+//! What a pack becomes once its deltas are resolved, found out while it comes: a few bytes may describe any amount. The
+//! disk is looked at too.
 //!
 //! gix resolves deltas after the last byte came, and holds a chain's objects in memory while others need them as
 //! bases. It bounds each, and not their sum.
 
+use std::fs::File;
 use std::io::{self, Read};
 
 use gix::odb::pack::data::Entry;
@@ -11,6 +13,8 @@ use gix::oid;
 use gix::zlib::{Decompress, FlushDecompress, Status};
 
 use super::receive::HEADER_LEN;
+use crate::disk;
+use crate::download::LOOK_AT_DISK_EVERY;
 use crate::git::inflate::{self, MAX_OBJECT_BYTES};
 use crate::git::objects::MAX_DELTA_CHAIN;
 use crate::git::pack::MAX_ENTRY_HEADER_LEN;
@@ -55,8 +59,10 @@ enum State {
 }
 
 /// Passes a pack on, from behind its header, for as long as it is within bounds.
-pub(super) struct Survey<R, F> {
+pub(super) struct Survey<'a, R, F> {
     pack: R,
+    /// Where it is written.
+    folder: &'a File,
     /// Says whether we have an object, which then is the base rather than one of the pack.
     is_ours: F,
     state: State,
@@ -68,12 +74,14 @@ pub(super) struct Survey<R, F> {
     total_bytes: u64,
     longest_kib: u32,
     adrift_kib: u64,
+    unlooked_bytes: u64,
 }
 
-impl<R: Read, F: Fn(&oid) -> bool> Survey<R, F> {
-    pub(super) fn new(pack: R, count: u32, is_ours: F) -> Self {
+impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
+    pub(super) fn new(pack: R, count: u32, folder: &'a File, is_ours: F) -> Self {
         Self {
             pack,
+            folder,
             is_ours,
             state: State::Head(Vec::new()),
             stream: Decompress::new(),
@@ -84,6 +92,7 @@ impl<R: Read, F: Fn(&oid) -> bool> Survey<R, F> {
             total_bytes: 0,
             longest_kib: 0,
             adrift_kib: 0,
+            unlooked_bytes: 0,
         }
     }
 
@@ -216,10 +225,20 @@ fn kib(bytes: u64) -> io::Result<u32> {
     Ok(u32::try_from(bytes >> 10).unwrap_or(u32::MAX) + 1)
 }
 
-impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<R, F> {
+impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.pack.read(buffer)?;
         self.take(&buffer[..count])?;
+        self.unlooked_bytes += count as u64;
+        if self.unlooked_bytes >= LOOK_AT_DISK_EVERY {
+            self.unlooked_bytes = 0;
+            // gix writes an entry when it is whole.
+            let unwritten = match &self.state {
+                State::Body(entry, _) => self.offset - entry.pack_offset(),
+                State::Head(_) | State::End => 0,
+            };
+            disk::leave_reserve(self.folder, LOOK_AT_DISK_EVERY + unwritten)?;
+        }
         Ok(count)
     }
 }
@@ -275,7 +294,9 @@ mod tests {
         }
 
         fn survey(&self, chunk: usize) -> io::Result<u64> {
-            let mut survey = Survey::new(self.bytes.as_slice(), self.count, |_: &oid| false);
+            let folder = File::open(std::env::temp_dir()).unwrap();
+            let mut survey =
+                Survey::new(self.bytes.as_slice(), self.count, &folder, |_: &oid| false);
             let mut buffer = vec![0; chunk];
             while survey.read(&mut buffer)? > 0 {}
             assert_eq!(survey.left, 0);

@@ -43,8 +43,9 @@ pub(super) fn fetch_into(
             }
             Err((Failure::Dumb, _)) if line.is_well() => {
                 system::check(client, url, line)?;
+                let named = system::named(client, url, revision, line)?;
                 system::fetch(room.path(), url, line)?;
-                return Ok((vec![revision.clone()], Vec::new()));
+                return Ok((vec![named], Vec::new()));
             }
             Err((failure, _)) => failure,
         };
@@ -109,7 +110,7 @@ fn converse<'a>(
             .map_err(|failure| (failure, Some(depth)))?;
     }
     if is_partial {
-        let ids = missing::of(room, &ids, here).map_err(unusable)?;
+        let ids = missing::of(room, &ids, here, line.watch).map_err(unusable)?;
         for ids in ids.chunks(MAX_BLOBS_ASKED) {
             let repository = room::open(room.path()).map_err(unusable)?;
             let wanted = Wanted {
