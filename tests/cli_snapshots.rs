@@ -127,7 +127,8 @@ fn help() {
               An index, or a folder of indexes; its root counts as named too
 
           --media <DIR>
-              A folder or medium [default: discs, images of discs and removable disks that are mounted]
+              A folder or medium; a network or FUSE mount below it must be named itself [default: discs,
+              images of discs and removable disks that are mounted]
 
           --mirror <URL>
               A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix
@@ -247,8 +248,9 @@ fn help() {
           --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
                                 $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
           --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
-                                that are mounted]
+          --media <DIR>         A folder or medium; a network or FUSE mount below it must be named
+                                itself [default: discs, images of discs and removable disks that are
+                                mounted]
           --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
                                 ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
           --no-store            No store but those named
@@ -318,8 +320,9 @@ fn help() {
           --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
                                 $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
           --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
-                                that are mounted]
+          --media <DIR>         A folder or medium; a network or FUSE mount below it must be named
+                                itself [default: discs, images of discs and removable disks that are
+                                mounted]
           --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
                                 ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
           --no-store            No store but those named
@@ -386,8 +389,8 @@ fn help() {
     Usage: store-index update [OPTIONS] [DIR]...
 
     Arguments:
-      [DIR]...  Folders to index. Without any root: /gnu/store, /nix/store and $NIX_STORE as far as they
-                exist
+      [DIR]...  Folders to index; a network or FUSE mount below one must be named itself. Without any
+                root: /gnu/store, /nix/store and $NIX_STORE as far as they exist
 
     Options:
           --store <DIR[=REAL]>  A store to index; paths in it are computed with DIR, files read below

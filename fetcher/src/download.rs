@@ -10,7 +10,9 @@ use std::io::{self, Write as _};
 use store_index::watch::{Progress, Watch};
 
 use crate::disk;
-use crate::net::{BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry};
+use crate::net::{
+    self, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry, Trust,
+};
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
@@ -25,6 +27,12 @@ pub(crate) const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
 pub(crate) struct Downloader {
     limits: Limits,
     client: Option<Client>,
+    /// Servers that nothing vouches for may be asked, where nothing secret is told to them.
+    may_trust_anybody: bool,
+    /// Asks those.
+    trusting: Option<Client>,
+    /// The last answer came from one.
+    came_from_anybody: bool,
 }
 
 /// Why a download did not land.
@@ -54,7 +62,21 @@ impl Downloader {
         Self {
             limits,
             client: None,
+            may_trust_anybody: false,
+            trusting: None,
+            came_from_anybody: false,
         }
+    }
+
+    /// Lets it ask servers that nothing vouches for: the hash must be one that nobody can forge.
+    pub(crate) const fn trusting_anybody(mut self, yes: bool) -> Self {
+        self.may_trust_anybody = yes;
+        self
+    }
+
+    /// Returns true if nothing vouched for the server that answered last.
+    pub(crate) const fn came_from_anybody(&self) -> bool {
+        self.came_from_anybody
     }
 
     /// Returns the network stack.
@@ -164,7 +186,27 @@ impl Downloader {
             from_bytes,
             validator_of: &validator_of,
         });
-        self.client()?.get(url, resume, landing, watch.interrupt)?;
+        self.came_from_anybody = false;
+        let answer = self.client()?.get(url, resume, landing, watch.interrupt);
+        match answer {
+            // It failed before anything landed.
+            Err(error)
+                if self.may_trust_anybody && error.is_of_trust() && !net::has_credentials(url) =>
+            {
+                watch.progress.note(&format!(
+                    "warning: {url}: {error}; it is asked again without verification, since the hash decides"
+                ));
+                self.came_from_anybody = true;
+                let client = match &mut self.trusting {
+                    Some(client) => client,
+                    none => none.insert(Client::trusting(Trust::Anybody, self.limits)?),
+                };
+                client.get(url, resume, landing, watch.interrupt)?;
+            }
+            answer => {
+                answer?;
+            }
+        }
         Ok(())
     }
 

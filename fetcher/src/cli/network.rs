@@ -81,6 +81,7 @@ impl NetworkArgs {
             limits: self.limits(environment)?,
             lock,
             leave_wrong: false,
+            trust_anybody: false,
         })
     }
 

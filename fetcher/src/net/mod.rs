@@ -113,6 +113,17 @@ pub struct Client {
     runtime: Option<Runtime>,
     http: reqwest::Client,
     limits: Limits,
+    trust: Trust,
+}
+
+/// Whom a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Servers whose certificates are in order.
+    Verified,
+    /// Any, by a redirect from https to http too: for content whose hash alone decides, and for requests that carry
+    /// nothing secret.
+    Anybody,
 }
 
 impl fmt::Debug for Client {
@@ -126,6 +137,11 @@ impl fmt::Debug for Client {
 impl Client {
     /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
     pub fn new(limits: Limits) -> Result<Self, NetError> {
+        Self::trusting(Trust::Verified, limits)
+    }
+
+    /// The same for servers that need not be trusted.
+    pub fn trusting(trust: Trust, limits: Limits) -> Result<Self, NetError> {
         let setup = |reason: String| NetError::Setup { reason };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -140,7 +156,7 @@ impl Client {
                 builder.proxy(proxy)
             });
         let http = builder
-            .tls_backend_preconfigured(tls::client_config()?)
+            .tls_backend_preconfigured(tls::client_config(trust)?)
             .dns_resolver(SystemResolver)
             .connect_timeout(limits.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
@@ -153,6 +169,7 @@ impl Client {
             runtime: Some(runtime),
             http,
             limits,
+            trust,
         })
     }
 
@@ -173,7 +190,7 @@ impl Client {
                 reason: "neither http nor https".into(),
             });
         }
-        let mut route = Route::new(url, self.limits.max_redirects)?;
+        let mut route = Route::new(url, self.limits.max_redirects, self.trust)?;
         let delivered = self.deliver(&mut route, resume, sink, interrupt);
         delivered.map_err(|error| match error.class() {
             NetClass::Gone | NetClass::Trouble if route.was_redirected() => NetError::Redirected {
@@ -290,6 +307,13 @@ impl Drop for Client {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Says whether a request for a URL would carry secrets: to its server, or to a proxy.
+pub fn has_credentials(url: &SourceUrl) -> bool {
+    url.has_credentials()
+        || netrc::credentials(url.url()).is_some()
+        || proxy::some_has_credentials()
 }
 
 /// The system's resolver, as reqwest's own, but with errors that can be told apart by type.

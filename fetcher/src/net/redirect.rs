@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::Trust;
 use super::error::NetError;
 use super::netrc;
 use crate::source_url::{SourceUrl, SourceUrlError};
@@ -18,6 +19,7 @@ pub(super) struct Route {
     credentials: Option<Credentials>,
     visited: HashSet<Url>,
     max_redirects: u32,
+    trust: Trust,
 }
 
 /// A user name and a password, decoded. Not printable.
@@ -38,17 +40,27 @@ pub(super) const fn is_redirect(code: u16) -> bool {
 }
 
 impl Route {
-    pub(super) fn new(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
-        let mut route = Self::led_to(start, max_redirects)?;
-        if route.credentials.is_none() {
+    pub(super) fn new(
+        start: &SourceUrl,
+        max_redirects: u32,
+        trust: Trust,
+    ) -> Result<Self, NetError> {
+        let mut route = Self::led_to(start, max_redirects, trust)?;
+        if route.credentials.is_none() && trust == Trust::Verified {
             route.credentials = netrc::credentials(start.url());
         }
         Ok(route)
     }
 
     /// Begins where an earlier redirect led: no credentials but those in the URL.
-    pub(super) fn led_to(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
-        let credentials = start.has_credentials().then(|| Credentials {
+    pub(super) fn led_to(
+        start: &SourceUrl,
+        max_redirects: u32,
+        trust: Trust,
+    ) -> Result<Self, NetError> {
+        // Nothing secret is told to anybody.
+        let may_tell = start.has_credentials() && trust == Trust::Verified;
+        let credentials = may_tell.then(|| Credentials {
             user: decoded(start.url().username()),
             password: start.url().password().map(decoded),
         });
@@ -59,6 +71,7 @@ impl Route {
             credentials,
             visited,
             max_redirects,
+            trust,
         })
     }
 
@@ -87,7 +100,7 @@ impl Route {
         let from = self.current.url();
         let target = from.join(location).map_err(|_| bad("to an invalid URL"))?;
         match (from.scheme(), target.scheme()) {
-            ("https", "http") => return Err(NetError::Downgrade),
+            ("https", "http") if self.trust == Trust::Verified => return Err(NetError::Downgrade),
             (_, "http" | "https") => {}
             _ => return Err(bad("to something other than http and https")),
         }
@@ -137,7 +150,7 @@ mod tests {
     use super::*;
 
     fn route(start: &str) -> Route {
-        Route::new(&SourceUrl::parse(start).unwrap(), 20).unwrap()
+        Route::new(&SourceUrl::parse(start).unwrap(), 20, Trust::Verified).unwrap()
     }
 
     fn followed(start: &str, location: &str) -> Result<String, NetError> {
@@ -198,6 +211,15 @@ mod tests {
             route("http://h/a").follow(Some(b"/\xff")),
             Err(NetError::BadRedirect { .. })
         ));
+    }
+
+    #[test]
+    fn who_trusts_anybody_tells_nobody_anything() {
+        let start = SourceUrl::parse("https://me:secret@h/a").unwrap();
+        let mut route = Route::new(&start, 20, Trust::Anybody).unwrap();
+        assert!(route.credentials().is_none());
+        route.follow(Some(b"http://h/b")).unwrap();
+        assert_eq!(route.current().url().as_str(), "http://h/b");
     }
 
     #[test]

@@ -123,12 +123,11 @@ impl OnThisMachine {
     }
 }
 
-/// Looks, without reading, whether a file is still what it was when it was indexed. It is opened all the same: a server
-/// shall not see, by what it is not asked for, which files there are that nobody may read.
+/// Looks, without reading, whether a file is still what it was when it was indexed. What nobody may read does not count:
+/// a server would see, by what it is not asked for, that it is here.
 fn is_there(place: &Place, entry: &Entry) -> bool {
-    let file = place.root().open_file(&entry.location.relative_path());
-    file.and_then(|file| file.metadata())
-        .is_ok_and(|metadata| metadata.len() == entry.size)
+    let path = entry.location.relative_path();
+    place.root().has_file(&path, Some(entry.size))
 }
 
 impl OnThisMachine {

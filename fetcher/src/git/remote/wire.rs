@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use rustix::net::RecvFlags;
 
 use super::line::Line;
 use crate::net::{Limits, NetError, Phase, StallWatch, UNHURRIED_BYTES};
@@ -51,7 +53,7 @@ impl Pace {
 }
 
 /// A stream whose waits can be bounded.
-pub(super) trait Stream: Read + Write + Sized {
+pub(super) trait Stream: Read + Write + AsFd + Sized {
     fn duplicate(&self) -> io::Result<Self>;
     fn bound_waits(&self, limit: Duration) -> io::Result<()>;
 }
@@ -151,12 +153,27 @@ impl<S: Stream> Read for Wire<'_, S> {
 impl<S: Stream> Write for Wire<'_, S> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         *self.pace.borrow_mut() = Pace::new(&self.line.limits);
-        self.wait(|stream| stream.write(buffer))
+        self.wait(|stream| write_or_hear(stream, buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Writes, as far as anybody listens. A server that refuses says so and hangs up in the middle of what is asked: if it
+/// said something, that is what is to be heard of it.
+fn write_or_hear(stream: &mut impl Stream, buffer: &[u8]) -> io::Result<usize> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    stream.write(buffer).or_else(|error| {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let said = rustix::net::recv(stream.as_fd(), &mut byte, flags);
+        match (error.kind(), said) {
+            (BrokenPipe | ConnectionReset, Ok((1.., _))) => Ok(buffer.len()),
+            _ => Err(error),
+        }
+    })
 }
 
 /// A program on the other end; ended when dropped.
@@ -204,5 +221,26 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_before_the_other_side_hung_up_is_heard() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"ERR not our ref").unwrap();
+        drop(theirs);
+        for words in ["want something", "done"] {
+            let written = write_or_hear(&mut ours, words.as_bytes());
+            assert_eq!(written.unwrap(), words.len());
+        }
+        let mut said = String::new();
+        ours.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "ERR not our ref");
+        let error = write_or_hear(&mut ours, b"again").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }
