@@ -174,6 +174,14 @@ fn a_repository_on_this_machine_needs_no_socket_and_no_copy() {
     let url = format!("file://{}/some%20where/bare.git", env.path("").display());
     let args = ["--git", &url, "--rev", "main", "-o", "out"];
     env.fetch_hash(sri(b"x")).args(args).go().exits(4);
+    let bundle = env.path("all.bundle").display().to_string();
+    bare.git(&["bundle", "create", "-q", &bundle, "main"]);
+    env.fetch_hash(&hash)
+        .args(["--git", &format!("file://{bundle}"), "--rev", "main"])
+        .args(["-o", "out"])
+        .go()
+        .exits(3)
+        .says("bundles are not read");
     let missing = ["--git", &url, "--rev", "no-such", "-o", "out"];
     env.fetch_hash(sri(b"x")).args(missing).go().exits(3);
     let outcome = env

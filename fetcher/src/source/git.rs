@@ -48,6 +48,11 @@ impl Source for Git {
             // Whoever wrote a derivation has no business with files of this machine.
             return Lookup::Skipped("only a command line may name a file:// URL".into());
         }
+        if remote::is_local(url) && remote::is_bundle(url) {
+            return Lookup::Skipped(
+                "bundles are not read: `git clone --bare` makes a repository of one, whose folder can be named".into(),
+            );
+        }
         if self.is_local() {
             return self.look_up_here(request);
         }
@@ -124,7 +129,7 @@ impl Source for Kept {
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
         let (url, here) = (&self.source.url, self.here.as_ref());
-        let Some(repository) = remote::kept(&self.cache, url, &self.id, here) else {
+        let Some(repository) = remote::kept(&self.cache, url, &self.id, here, watch) else {
             return Lookup::Absent(None);
         };
         let mut found = checkouts_of(repository, request);

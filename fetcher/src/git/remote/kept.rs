@@ -16,6 +16,7 @@ use gix::ObjectId;
 use store_index::digest::{Algorithm, Hasher};
 use store_index::watch::Watch;
 
+use super::missing;
 use super::room::{self, own_folder};
 use crate::git::{Here, Repository};
 use crate::source_url::SourceUrl;
@@ -106,6 +107,7 @@ pub(crate) fn kept(
     url: &SourceUrl,
     id: &ObjectId,
     here: Option<&Rc<dyn Here>>,
+    watch: Watch<'_>,
 ) -> Option<Repository> {
     let path = cache.join(name_of(url));
     if !path.join(TIPS).exists() {
@@ -120,7 +122,10 @@ pub(crate) fn kept(
     // Those that nobody used for longest go first.
     let tips = fs_err::File::open(path.join(TIPS)).ok()?;
     drop(tips.file().set_modified(SystemTime::now()));
-    let mut repository = room::open(&path).ok()?;
+    // What is not in it has to be somewhere else still.
+    let is_whole = !room::is_partial(&path)
+        || missing::of(&path, &[*id], here, watch).is_ok_and(|ids| ids.is_empty());
+    let mut repository = room::open(&path).ok().filter(|_| is_whole)?;
     if is_ours {
         repository.hold(lock);
     }
@@ -309,7 +314,12 @@ mod tests {
         let own = folder.join(name_of(&url));
         own_folder(&folder).unwrap();
         room::make_bare(&own).unwrap();
-        assert!(kept(&folder, &url, &id, None).is_none());
+        let (interrupt, limit) = (std::sync::atomic::AtomicBool::new(false), POLL_INTERVAL * 2);
+        let watch = Watch {
+            interrupt: &interrupt,
+            progress: &store_index::watch::NoProgress,
+        };
+        assert!(kept(&folder, &url, &id, None, watch).is_none());
         fs_err::write(own.join(TIPS), format!("{id}\n")).unwrap();
         let used = || {
             fs_err::metadata(own.join(TIPS))
@@ -319,15 +329,10 @@ mod tests {
         };
         let tips = fs_err::File::open(own.join(TIPS)).unwrap();
         tips.file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        let held = kept(&folder, &url, &id, None).unwrap();
+        let held = kept(&folder, &url, &id, None, watch).unwrap();
         assert!(used() > SystemTime::UNIX_EPOCH);
         // Others wait for those who read, and not for ever.
         let lock = open_lock(&own).unwrap();
-        let (interrupt, limit) = (std::sync::atomic::AtomicBool::new(false), POLL_INTERVAL * 2);
-        let watch = Watch {
-            interrupt: &interrupt,
-            progress: &store_index::watch::NoProgress,
-        };
         let waited = wait_for(&lock, File::try_lock, limit, watch);
         assert_eq!(waited.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(held);

@@ -19,7 +19,7 @@ mod talk;
 mod wire;
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::slice;
@@ -48,6 +48,9 @@ pub(crate) const MAX_SUBMODULES: usize = 1000;
 
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
+
+/// How bundles of all versions begin.
+const BUNDLE: &[u8; 3] = b"# v";
 
 /// The scheme for which a program is run.
 const SSH: &str = "ssh";
@@ -274,7 +277,7 @@ impl Visit<'_, '_> {
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
                 !room.is_partial()
-                    || missing::of(&room, &[*id], here, self.line.watch)
+                    || missing::of(room.path(), &[*id], here, self.line.watch)
                         .is_ok_and(|ids| ids.is_empty())
             }
             _ => false,
@@ -384,6 +387,15 @@ pub(crate) fn open_file_url(url: &SourceUrl) -> io::Result<Repository> {
     let roots = Roots::new([&root]);
     let below = path.strip_prefix("/").unwrap_or(&path);
     Repository::open(&Folder::new(&root, below), &roots)
+}
+
+/// Returns true if a `file://` URL names a bundle instead of a repository.
+pub(crate) fn is_bundle(url: &SourceUrl) -> bool {
+    let path = url.url().to_file_path().ok();
+    let file = path.filter(|path| path.is_file());
+    let mut start = [0; BUNDLE.len()];
+    file.and_then(|path| fs_err::File::open(path).ok())
+        .is_some_and(|mut file| file.read_exact(&mut start).is_ok() && start == *BUNDLE)
 }
 
 fn gone(error: io::Error) -> DownloadError {

@@ -91,7 +91,7 @@ impl Search<'_> {
         let own = self.here.and_then(|here| here.commit(&id, self.watch));
         let (mut repository, trees) = match own {
             Some(own) => own,
-            None => match kept(self.cache, url, &id, self.here) {
+            None => match kept(self.cache, url, &id, self.here, self.watch) {
                 Some(repository) => {
                     let trees = repository.trees_of(&Revision::Id(id))?;
                     (repository, trees)

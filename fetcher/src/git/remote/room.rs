@@ -130,7 +130,7 @@ impl Room {
 
     /// Returns true if blobs may be missing in it.
     pub(super) fn is_partial(&self) -> bool {
-        self.path().join(PARTIAL).exists()
+        is_partial(self.path())
     }
 
     /// Remembers that blobs may be missing in it.
@@ -235,6 +235,11 @@ pub(super) fn make_bare(path: &Path) -> io::Result<()> {
     fs_err::create_dir_all(path.join("objects/pack"))?;
     fs_err::create_dir_all(path.join("refs"))?;
     fs_err::write(path.join("HEAD"), "ref: refs/heads/none\n")
+}
+
+/// Returns true if blobs may be missing in a repository.
+pub(super) fn is_partial(path: &Path) -> bool {
+    path.join(PARTIAL).exists()
 }
 
 /// Opens what [`make_bare`] made.

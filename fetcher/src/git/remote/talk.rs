@@ -110,7 +110,7 @@ fn converse<'a>(
             .map_err(|failure| (failure, Some(depth)))?;
     }
     if is_partial {
-        let ids = missing::of(room, &ids, here, line.watch).map_err(unusable)?;
+        let ids = missing::of(room.path(), &ids, here, line.watch).map_err(unusable)?;
         for ids in ids.chunks(MAX_BLOBS_ASKED) {
             let repository = room::open(room.path()).map_err(unusable)?;
             let wanted = Wanted {
