@@ -21,7 +21,7 @@ use crate::discs::Discs;
 use crate::error::FetchError;
 use crate::source::SourceKind;
 use crate::source_url::SourceUrl;
-use crate::state::State;
+use crate::state::{GIT_FOLDER, State};
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
@@ -170,7 +170,7 @@ impl Places {
         if named.no_local {
             return Ok(places);
         }
-        places.git_cache = named.state.as_ref().map(|state| state.join("git"));
+        places.git_cache = named.state.as_ref().map(|state| state.join(GIT_FOLDER));
         places.discs = Discs::new(!named.no_media, named.media_globs.clone(), named.builtin);
         let open = if named.builtin {
             Beneath::open_public

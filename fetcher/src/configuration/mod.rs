@@ -66,6 +66,29 @@ pub struct Configuration {
     pub guix: Option<PathBuf>,
     /// Bounds of downloads.
     pub limits: ConfiguredLimits,
+    /// Copies of what was downloaded.
+    pub copies: ConfiguredCopies,
+}
+
+/// The table `[copies]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConfiguredCopies {
+    /// Whether they are kept.
+    pub keep: Option<bool>,
+    /// How much they may be in all, in bytes.
+    pub max_bytes: Option<u64>,
+    /// How long one stays that is not used.
+    pub max_age: Option<Duration>,
+}
+
+impl ConfiguredCopies {
+    fn over(self, below: Self) -> Self {
+        Self {
+            keep: self.keep.or(below.keep),
+            max_bytes: self.max_bytes.or(below.max_bytes),
+            max_age: self.max_age.or(below.max_age),
+        }
+    }
 }
 
 /// What the system's file says to the builtin modes.
@@ -110,6 +133,11 @@ impl ConfiguredLimits {
 pub(crate) fn timeout(seconds: f64) -> Option<Duration> {
     let duration = Duration::try_from_secs_f64(seconds).ok()?;
     (!duration.is_zero() && duration <= MAX_TIMEOUT).then_some(duration)
+}
+
+/// Returns so many days, if that is a sensible time.
+pub(crate) fn days_of(days: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(days * 24.0 * 60.0 * 60.0).ok()
 }
 
 impl Configuration {
@@ -169,6 +197,7 @@ impl Configuration {
             verbose: self.verbose.or(below.verbose),
             guix: self.guix.or(below.guix),
             limits: self.limits.over(below.limits),
+            copies: self.copies.over(below.copies),
         }
     }
 }

@@ -14,7 +14,7 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, System, timeout};
+use super::{Configuration, System, days_of, timeout};
 use crate::error::FetchError;
 use crate::stale_hash::StaleHash;
 
@@ -168,6 +168,7 @@ impl<'a> TextFile<'a> {
                     Some(entry.checked(|file, text: &String| file.absolute(text))?);
             }
             "limits" => entry.limits(read)?,
+            "copies" => entry.copies(read)?,
             _ => read.unknown.push(self.unknown(span, &entry.key)),
         }
         Ok(())
@@ -263,11 +264,44 @@ impl<'a> Entry<'a> {
         checked.collect()
     }
 
+    /// Reads a table.
+    fn table(self) -> Result<DeTable<'a>, FetchError> {
+        let (file, key, span) = (self.file, self.key, self.value.span());
+        match self.value.into_inner() {
+            DeValue::Table(table) => Ok(table),
+            _ => {
+                let what = format!("{key}: a table, [{key}], is wanted");
+                Err(file.wrong(Some(span), &what))
+            }
+        }
+    }
+
+    fn copies(self, read: &mut Read) -> Result<(), FetchError> {
+        let (file, table) = (self.file, self.table()?);
+        for (key, value) in table {
+            let span = key.span();
+            let entry = file.entry(format!("copies.{}", key.get_ref()), value);
+            let copies = &mut read.configuration.copies;
+            let taken = match key.get_ref().as_ref() {
+                "keep" => entry.get().map(|keep| copies.keep = Some(keep)),
+                "max_bytes" => entry.get().map(|bytes| copies.max_bytes = Some(bytes)),
+                "max_days" => entry
+                    .checked(|_, days: &f64| {
+                        days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
+                    })
+                    .map(|age| copies.max_age = Some(age)),
+                _ => {
+                    read.unknown.push(file.unknown(span, &entry.key));
+                    Ok(())
+                }
+            };
+            read.mistakes.extend(taken.err());
+        }
+        Ok(())
+    }
+
     fn limits(self, read: &mut Read) -> Result<(), FetchError> {
-        let (file, span) = (self.file, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
-        };
+        let (file, table) = (self.file, self.table()?);
         for (key, value) in table {
             let span = key.span();
             let entry = file.entry(format!("limits.{}", key.get_ref()), value);
@@ -299,7 +333,7 @@ impl<'a> Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::{Configuration, ConfiguredLimits};
+    use crate::configuration::{Configuration, ConfiguredCopies, ConfiguredLimits};
     use crate::net::Limits;
     use store_index::store_option::StoreOption;
 
@@ -350,6 +384,12 @@ mod tests {
                     stall_timeout: Some(_),
                     max_bytes: Some(_),
                 },
+            copies:
+                ConfiguredCopies {
+                    keep: Some(_),
+                    max_bytes: Some(_),
+                    max_age: Some(_),
+                },
         } = read
         else {
             panic!("contrib/fetch.toml lacks a key: {read:#?}");
@@ -364,8 +404,9 @@ mod tests {
                 && !key.contains(' ')
             {
                 assert!(
-                    document.contains(&format!("`{key}`"))
-                        || document.contains(&format!("`limits.{key}`")),
+                    ["", "limits.", "copies."]
+                        .iter()
+                        .any(|table| document.contains(&format!("`{table}{key}`"))),
                     "{key}"
                 );
             }
@@ -434,6 +475,9 @@ mod tests {
             ("progress = 'loud'\n", 1, "progress: known are auto"),
             ("guix = 'guix'\n", 1, "guix: a path"),
             ("limits = 3\n", 1, "[limits]"),
+            ("[copies]\nkeep = 1\n", 2, "copies.keep: invalid type"),
+            ("[copies]\nmax_days = -1\n", 2, "a number of days"),
+            ("[copies]\ndays = 1\n", 2, "no key 'copies.days'"),
             (
                 "[limits]\nconnect_timeout = 0\n",
                 2,

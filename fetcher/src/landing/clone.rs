@@ -1,14 +1,19 @@
 //! A commit from the network lands: it is fetched into a repository of our own, and checked out.
 
+use std::io;
+
+use store_index::tree::TreeError;
 use store_index::watch::Unit;
 
-use super::{Landed, Landing, NotIt, Wrong, no_bytes_for_stdout};
+use super::wrong::Wrong;
+use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::error::FetchError;
 use crate::git::Checkout;
 use crate::git::remote::{self, Fetched, Hidden, Rooms};
 use crate::publish;
 use crate::report::AttemptResult;
 use crate::source::{Candidate, CloneOf, wanted_tree};
+use crate::staging::StagedTree;
 use crate::tree_copy;
 
 /// A tree that is not the wanted one, and what it lies in as long as nothing else keeps that.
@@ -108,24 +113,21 @@ impl Landing<'_> {
     }
 
     /// Leaves a wrong tree to the daemon.
-    pub(super) fn leave_checkout(
-        &mut self,
-        tree: &WrongTree,
-        location: String,
-    ) -> Result<Option<String>, FetchError> {
-        let Some(place) = self.place.clone() else {
-            return Ok(None);
+    pub(super) fn leave_checkout(&mut self, tree: &WrongTree) -> io::Result<()> {
+        let Some(place) = &self.place else {
+            return Ok(());
         };
         // The output itself is the room.
         self.staged = None;
-        let (staged, directory) = self.staged_tree(&place)?;
+        let staged = StagedTree::beside(place)?;
         let (address, watch) = (&self.request.address, self.watch);
-        // It was checked out before, so that only the disk can fail now.
-        if tree_copy::check_out(address, &tree.checkout, directory, watch).is_err() {
-            return Ok(None);
-        }
-        publish::leave_tree_to_daemon(staged).map_err(|error| self.write_error(&error))?;
-        Ok(Some(location))
+        tree_copy::check_out(address, &tree.checkout, staged.directory()?, watch).map_err(
+            |error| match error {
+                TreeError::Interrupted => io::ErrorKind::Interrupted.into(),
+                error => io::Error::other(error),
+            },
+        )?;
+        publish::leave_tree_to_daemon(staged)
     }
 
     /// Returns what is worth saying of what was delivered.

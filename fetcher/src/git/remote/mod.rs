@@ -29,7 +29,7 @@ use gix::bstr::BString;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-pub(crate) use self::kept::kept;
+pub(crate) use self::kept::{collect, kept, usage, verify};
 use self::line::Line;
 pub(crate) use self::offline::with_kept_submodules;
 pub(crate) use self::room::{Hidden, Rooms};
