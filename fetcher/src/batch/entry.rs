@@ -69,6 +69,7 @@ impl Entry {
                     url: url.clone(),
                     revision,
                     submodules: *submodules,
+                    may_run_ssh: true,
                 }),
             _ => None,
         };
