@@ -169,6 +169,9 @@ fn help() {
           --retry-budget <SECONDS>
               Longest wait between tries, all in all; 0 asks each URL once [default: 120]
 
+          --connections <NUMBER>
+              Most connections to one host, for a large file that comes slowly by one [default: 8]
+
           --lock <WHAT>
               While another process downloads the same content: wait, fail, or wait so many seconds
               [default: wait]
@@ -272,6 +275,8 @@ fn help() {
                                           [default: 68719476736, 64 GiB]
           --retry-budget <SECONDS>        Longest wait between tries, all in all; 0 asks each URL once
                                           [default: 120]
+          --connections <NUMBER>          Most connections to one host, for a large file that comes
+                                          slowly by one [default: 8]
           --lock <WHAT>                   While another process downloads the same content: wait, fail,
                                           or wait so many seconds [default: wait]
 

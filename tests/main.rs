@@ -25,3 +25,4 @@ mod retries;
 mod several;
 mod support;
 mod unpack;
+mod wide;

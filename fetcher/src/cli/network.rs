@@ -1,5 +1,6 @@
 //! How the network is asked.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ pub(crate) struct NetworkArgs {
     /// Longest wait between tries, all in all; 0 asks each URL once [default: 120]
     #[arg(long, value_name = "SECONDS")]
     retry_budget: Option<String>,
+    /// Most connections to one host, for a large file that comes slowly by one [default: 8]
+    #[arg(long, value_name = "NUMBER")]
+    connections: Option<String>,
     /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
     #[arg(long, value_name = "WHAT")]
     lock: Option<String>,
@@ -144,6 +148,20 @@ impl NetworkArgs {
                     some_seconds(text).ok_or_else(|| {
                         FetchError::usage(format!(
                             "--retry-budget '{text}' is no number of seconds from 0 to 86400"
+                        ))
+                    })
+                },
+            )?,
+            connections: environment.value(
+                self.connections,
+                "FETCH_CONNECTIONS",
+                configured.connections,
+                |text| {
+                    let most: Option<NonZeroU32> = text.parse().ok();
+                    most.map(NonZeroU32::get).ok_or_else(|| {
+                        FetchError::usage(format!(
+                            "--connections '{}' is no number from 1",
+                            text.escape_debug()
                         ))
                     })
                 },

@@ -12,6 +12,7 @@
 mod failures;
 mod ledger;
 mod lock;
+mod parts;
 mod spool;
 mod usage;
 
@@ -30,6 +31,7 @@ use store_index::path_text::printable;
 
 pub(crate) use self::failures::{Failures, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
+pub(crate) use self::parts::Parts;
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
 pub use self::usage::{Checked, Collected, Usage};
 
