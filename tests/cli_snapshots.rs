@@ -177,6 +177,9 @@ fn help() {
               [default: wait]
 
     Output:
+          --metrics <FILE>
+              Add counts, bytes and times to a file for Prometheus
+
           --json
               Print one JSON object instead of the path
 
@@ -281,6 +284,7 @@ fn help() {
                                           or wait so many seconds [default: wait]
 
     Output:
+          --metrics <FILE>  Add counts, bytes and times to a file for Prometheus
           --json            Print one JSON object instead of the path
           --progress <HOW>  How progress is shown on standard error: auto, bar, plain, json or none
       -q, --quiet           Say nothing but errors

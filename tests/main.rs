@@ -14,6 +14,7 @@ mod git_remote;
 mod guix;
 mod manual;
 mod media;
+mod metrics;
 mod mirrors;
 mod network;
 mod nix_builder;

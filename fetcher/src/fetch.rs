@@ -49,6 +49,8 @@ pub struct Policy {
     pub leave_wrong: bool,
     /// Which URLs may be asked, and with which passwords.
     pub access: Arc<Access>,
+    /// The file to which is added what was done.
+    pub metrics: Option<PathBuf>,
 }
 
 /// Fetches.

@@ -1,6 +1,7 @@
 //! How the network is asked.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ pub(crate) struct NetworkArgs {
     /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
     #[arg(long, value_name = "WHAT")]
     lock: Option<String>,
+    /// Add counts, bytes and times to a file for Prometheus
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    metrics: Option<PathBuf>,
 }
 
 /// Reads a number of seconds, which may be 0.
@@ -88,6 +92,10 @@ impl NetworkArgs {
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
         let lock = self.lock(environment)?.unwrap_or_default();
+        let metrics = match &self.metrics {
+            Some(file) => Some(file.clone()),
+            None => environment.text("FETCH_METRICS")?.map(PathBuf::from),
+        };
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
         Ok(Policy {
             offline,
@@ -97,6 +105,7 @@ impl NetworkArgs {
             lock,
             leave_wrong: false,
             access: access(environment),
+            metrics,
         })
     }
 

@@ -509,10 +509,7 @@ mod tests {
             let parts = missing(got, there, 100);
             parts.into_iter().map(|part| part.left).collect::<Vec<_>>()
         };
-        assert_eq!(
-            left(10, &[20..20]),
-            vec![Range { start: 10, end: 20 }, 20..100]
-        );
+        assert_eq!(left(10, &[]).first(), Some(&(10..100)));
         assert_eq!(left(10, &[20..30, 50..100]), [10..20, 30..50]);
         assert_eq!(left(100, &[]), [0..0; 0]);
     }
