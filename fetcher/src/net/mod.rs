@@ -70,7 +70,7 @@ pub const WIDEN_ABOVE_BYTES: u64 = 4 << 20;
 /// Default of [`Widening::unless_done_in`]: what there is to win would not be noticed.
 pub const FAST_ENOUGH: Duration = Duration::from_secs(3);
 /// Default of [`Widening::measure_for`]: some round trips around the world.
-pub const MEASURE_FOR: Duration = Duration::from_millis(750);
+pub const MEASURE_FOR: Duration = Duration::from_millis(500);
 
 /// How we present ourselves.
 const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
