@@ -2,50 +2,18 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use fetcher::builtin::Settings;
-use fetcher::cli::Environment;
 use fetcher::configuration::{Configuration, ConfiguredLimits};
 use fetcher::error::ErrorKind;
-use fetcher::fetch;
-use fetcher::report::{Attempt, AttemptResult, Listener, Report};
-use fetcher::request::{Request, Target};
-use fetcher::source_url::SourceUrl;
+use fetcher::report::{AttemptResult, Report};
+use fetcher::request::Request;
 use store_index::address::Method;
-use store_index::hash_text;
-use store_index::watch::{NoProgress, Watch};
 
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, mode, names_in, nar_sri, noise, sri};
-
-struct Silence;
-
-impl Listener for Silence {
-    fn warning(&self, _message: &str) {}
-    fn loud_warning(&self, _message: &str) {}
-    fn attempt(&self, _attempt: &Attempt) {}
-}
+use crate::support::{TestEnv, daemon, mode, names_in, nar_sri, noise, sri};
 
 fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Request {
-    let hash = hash_text::parse(hash, None).unwrap();
-    Request {
-        form: hash.form,
-        address: hash.into_address(Some(method)).unwrap(),
-        name: Some("hello".to_owned()),
-        item_names: Vec::new(),
-        asked_names: vec!["hello".to_owned()],
-        urls: urls
-            .iter()
-            .map(|url| SourceUrl::parse(url).unwrap())
-            .collect(),
-        hashed_urls: Vec::new(),
-        mirror_sites: fetcher::mirrors::MirrorSites::default(),
-        git: None,
-        executable: false,
-        unpack: false,
-        target: Target::Given(env.out("given")),
-    }
+    daemon::request(env, method, hash, "hello", urls)
 }
 
 /// A store of nothing, and one folder.
@@ -55,26 +23,8 @@ fn deliver(env: &TestEnv, request: &Request) -> Report {
 
 fn deliver_with(env: &TestEnv, request: &Request, configuration: Configuration) -> Report {
     fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let variable = |name: &str| match name {
-        "NIX_STORE" => Some(env.path("store").into()),
-        "FETCH_MEDIA" => Some(env.path("folder").into()),
-        _ => None,
-    };
-    let settings = Settings::read(
-        &Environment {
-            variables: &variable,
-            configuration,
-        },
-        "/nowhere",
-    )
-    .unwrap();
-    let interrupt = AtomicBool::new(false);
-    let watch = Watch {
-        interrupt: &interrupt,
-        progress: &NoProgress,
-    };
-    let places = settings.places(false).unwrap();
-    fetch::run(request, &places, &settings.policy(), &Silence, watch)
+    let variables = [("FETCH_MEDIA", env.path("folder").into())];
+    daemon::deliver_with(env, request, &variables, configuration)
 }
 
 fn private(path: &Path) {

@@ -15,7 +15,9 @@ use store_index::watch::{Progress, Watch};
 
 use crate::disk;
 use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
-use crate::net::{Access, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry};
+use crate::net::{
+    self, Access, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry, Trust,
+};
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
@@ -34,6 +36,12 @@ pub(crate) struct Downloader {
     limits: Limits,
     access: Arc<Access>,
     client: Option<Client>,
+    /// Servers that nothing vouches for may be asked, where nothing secret is told to them.
+    may_trust_anybody: bool,
+    /// Asks those.
+    trusting: Option<Client>,
+    /// The last answer came from one.
+    came_from_anybody: bool,
 }
 
 /// Why a download did not land.
@@ -64,7 +72,21 @@ impl Downloader {
             limits,
             access,
             client: None,
+            may_trust_anybody: false,
+            trusting: None,
+            came_from_anybody: false,
         }
+    }
+
+    /// Lets it ask servers that nothing vouches for: the hash must be one that nobody can forge.
+    pub(crate) const fn trusting_anybody(mut self, yes: bool) -> Self {
+        self.may_trust_anybody = yes;
+        self
+    }
+
+    /// Returns true if nothing vouched for the server that answered last.
+    pub(crate) const fn came_from_anybody(&self) -> bool {
+        self.came_from_anybody
     }
 
     /// Returns the network stack.
@@ -73,7 +95,10 @@ impl Downloader {
             Some(client) => client,
             none => {
                 let access = Arc::clone(&self.access);
-                none.insert(Client::with_access(self.limits, access).map_err(DownloadError::from)?)
+                none.insert(
+                    Client::with_access(Trust::Verified, self.limits, access)
+                        .map_err(DownloadError::from)?,
+                )
             }
         })
     }
@@ -173,6 +198,7 @@ impl Downloader {
             hashed_bytes: 0,
             interrupt: watch.interrupt,
             has_validator: false,
+            has_begun: false,
             is_mixed: false,
         };
         self.get(&mut landing, watch)?;
@@ -210,6 +236,7 @@ impl Downloader {
             hashed_bytes: 0,
             interrupt: watch.interrupt,
             has_validator: false,
+            has_begun: false,
             is_mixed: false,
         };
         self.get(&mut landing, watch)?;
@@ -237,7 +264,30 @@ impl Downloader {
             there: &there,
             validator_of: &validator_of,
         });
-        self.client()?.get(url, resume, landing, watch.interrupt)?;
+        self.came_from_anybody = false;
+        let answer = self.client()?.get(url, resume, landing, watch.interrupt);
+        match answer {
+            Err(error)
+                if self.may_trust_anybody
+                    && error.is_of_trust()
+                    && !landing.has_begun
+                    && !net::has_credentials(url, &self.access) =>
+            {
+                watch.progress.note(&format!(
+                    "warning: {url}: {error}; it is asked again without verification, since the hash decides"
+                ));
+                self.came_from_anybody = true;
+                let access = Arc::clone(&self.access);
+                let client = match &mut self.trusting {
+                    Some(client) => client,
+                    none => none.insert(Client::with_access(Trust::Anybody, self.limits, access)?),
+                };
+                client.get(url, resume, landing, watch.interrupt)?;
+            }
+            answer => {
+                answer?;
+            }
+        }
         landing.is_whole().map_err(own_error)
     }
 
@@ -319,6 +369,8 @@ struct Landing<'a> {
     interrupt: &'a AtomicBool,
     /// Whether the server gives what tells versions of its file apart.
     has_validator: bool,
+    /// A server has answered with a body.
+    has_begun: bool,
     /// It came over several connections without that.
     is_mixed: bool,
     /// What stays free on the disk, if that was configured.
@@ -428,6 +480,7 @@ impl BodySink for Landing<'_> {
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
         self.has_validator = start.validator.is_some();
+        self.has_begun = true;
         if self.room.is_in_spool()
             && let Some(claim) = self.claim
         {

@@ -123,7 +123,8 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access)),
+            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access))
+                .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,
@@ -333,7 +334,7 @@ impl<'a> Landing<'a> {
             if let Some(seems) = &wrong.seems {
                 wrong.reason = format!("{}; it is {seems}", wrong.reason);
             }
-            if self.leave_wrong && candidate.kind == SourceKind::Url && self.wrong.is_none() {
+            if self.may_leave(candidate) {
                 match set_aside(&self.landed().file) {
                     Ok(aside) => self.wrong = Some((aside, candidate.location.clone())),
                     Err(error) => self.watch.progress.note(&format!(
@@ -349,6 +350,15 @@ impl<'a> Landing<'a> {
             claim.clear();
         }
         Ok(landed)
+    }
+
+    /// Says whether wrong bytes are the answer to whoever asks for the hash: the first ones that a URL of the request
+    /// sends, if somebody vouches for the server.
+    fn may_leave(&self, candidate: &Candidate) -> bool {
+        self.leave_wrong
+            && self.wrong.is_none()
+            && candidate.kind == SourceKind::Url
+            && !self.downloader.came_from_anybody()
     }
 
     /// Nothing was right: leaves the first wrong body to the daemon, if there was one and that is wanted. Returns

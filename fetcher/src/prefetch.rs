@@ -155,15 +155,15 @@ pub fn add_output(
         ));
     };
     let path = store.path(&request.address, name);
-    if store.missing(std::slice::from_ref(&path))?.is_empty() {
-        return Ok((path, true));
-    }
-    let folder = OwnFolder::new()?;
-    let content = folder.copy_output(request, output, name, watch)?;
-    let path = store
-        .add(&request.address, name, &content)
-        .map_err(|error| unless_interrupted(error, watch))?;
-    Ok((path, false))
+    let add = || {
+        if store.missing(std::slice::from_ref(&path))?.is_empty() {
+            return Ok((path.clone(), true));
+        }
+        let folder = OwnFolder::new()?;
+        let content = folder.copy_output(request, output, name, watch)?;
+        Ok((store.add(&request.address, name, &content)?, false))
+    };
+    add().map_err(|error| unless_interrupted(error, watch))
 }
 
 /// What came of one URL: the hash and the length, or why nothing.

@@ -106,6 +106,7 @@ impl NetworkArgs {
             leave_wrong: false,
             access: access(environment),
             metrics,
+            trust_anybody: false,
         })
     }
 

@@ -13,7 +13,7 @@ use crate::diagnosis;
 use crate::error::FetchError;
 use crate::publish;
 use crate::report::AttemptResult;
-use crate::source::{Candidate, SourceKind};
+use crate::source::Candidate;
 use crate::source_url::SourceUrl;
 use crate::staging::{Place, StagedFile, StagedTree};
 use crate::unpack::{self, ROOT_NAME, UnpackError, Unpacked};
@@ -89,9 +89,8 @@ impl Landing<'_> {
             wrong.reason = format!("{}; it is {seems}", wrong.reason);
             wrong.seems = Some(seems);
         }
-        let is_own = candidate.kind == SourceKind::Url;
         // What cannot be unpacked has no hash that would help the packager.
-        if unpacked && self.leave_wrong && is_own && self.wrong.is_none() {
+        if unpacked && self.may_leave(candidate) {
             self.wrong = Some((archive.file, candidate.location.clone()));
         }
         Ok(landed)
