@@ -17,14 +17,13 @@ mod transfer;
 mod wait;
 mod wide;
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -161,7 +160,7 @@ pub struct Client {
     runtime: Option<Runtime>,
     http: reqwest::Client,
     /// Made when it is first needed.
-    one_connection_each: OnceCell<reqwest::Client>,
+    one_connection_each: OnceLock<reqwest::Client>,
     limits: Limits,
     access: Arc<Access>,
     trust: Trust,
@@ -207,7 +206,7 @@ impl Client {
         Ok(Self {
             runtime: Some(runtime),
             http,
-            one_connection_each: OnceCell::new(),
+            one_connection_each: OnceLock::new(),
             limits,
             access,
             trust,
