@@ -10,7 +10,7 @@ use fetcher::request::Request;
 use store_index::address::Method;
 
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, daemon, mode, names_in, nar_sri, noise, sri};
+use crate::support::{Outcome, TestEnv, daemon, lacks, mode, names_in, nar_sri, noise, sri};
 
 fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Request {
     daemon::request(env, method, hash, "hello", urls)
@@ -88,6 +88,88 @@ fn the_first_complete_wrong_body_is_left_to_the_daemon() {
     assert!(report.result.is_ok() && report.left.is_none());
     assert_eq!(env.output("given"), b"right");
     assert_eq!(names_in(env.out("given").parent().unwrap()), ["given"]);
+}
+
+/// It stays where it landed: the folder for temporary files may be too small for it, or missing.
+#[test]
+fn a_wrong_body_needs_no_room_for_temporary_files() {
+    let env = TestEnv::new();
+    let first = noise(1, 3 << 20);
+    let server = Server::with("/first", Answer::body(&first));
+    server.route("/second", Answer::body("second"));
+    server.route("/right", Answer::body("right"));
+    let build = |paths: &[&str]| {
+        let urls: Vec<_> = paths.iter().map(|path| server.url(path)).collect();
+        env.fetch(["builder"])
+            .variable("TMPDIR", env.path("nowhere"))
+            .variable("NIX_STORE", env.path("store"))
+            .variable("name", "hello")
+            .variable("out", env.out("given"))
+            .variable("urls", urls.join(" "))
+            .variable("outputHash", sri(b"right"))
+            .variable("outputHashMode", "flat")
+            .go()
+            .exits(0)
+    };
+    for paths in [
+        &["/first"][..],
+        &["/first", "/gone"],
+        &["/first", "/second"],
+    ] {
+        build(paths).says("is left to Nix");
+        assert!(env.output("given") == first, "{paths:?}");
+        fs_err::remove_file(env.out("given")).unwrap();
+    }
+    build(&["/first", "/right"]);
+    assert_eq!(env.output("given"), b"right");
+}
+
+/// Builds where the output's file system has 5 MiB; standard output is what the output has then.
+fn build_on_a_small_disk(env: &TestEnv, hash: &str, urls: &[String]) -> Outcome {
+    let small = env.path("small");
+    fs_err::create_dir_all(&small).unwrap();
+    let script = "mount -t tmpfs -o size=5m none \"$1\" && shift && \"$@\" && cat \"$out\"";
+    let shell = [
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        script,
+        "sh",
+    ];
+    env.run(Path::new("unshare"), shell)
+        .arg(&small)
+        .arg(env!("CARGO_BIN_EXE_fetch"))
+        .arg("builder")
+        .variable("NIX_STORE", env.path("store"))
+        .variable("name", "hello")
+        .variable("out", small.join("given"))
+        .variable("urls", urls.join(" "))
+        .variable("outputHash", hash)
+        .variable("outputHashMode", "flat")
+        .go()
+        .exits(0)
+}
+
+/// A wrong body that fills the disk is given up for one that may be right, and left if none comes.
+#[test]
+fn a_wrong_body_makes_room_where_the_disk_is_full() {
+    let name = "builtin::a_wrong_body_makes_room_where_the_disk_is_full";
+    if lacks(name, &["mount", "unshare"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let (wrong, right) = (noise(1, 3 << 20), noise(2, 3 << 20));
+    let server = Server::with("/wrong", Answer::body(&wrong));
+    server.route("/right", Answer::body(&right));
+    let urls = ["/wrong", "/right", "/gone"].map(|path| server.url(path));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let outcome = build_on_a_small_disk(&env, &sri(&right), &urls).says("is given up");
+    assert!(outcome.stdout == text(&right));
+    let urls = [urls[0].clone(), urls[2].clone()];
+    let outcome = build_on_a_small_disk(&env, &sri(&right), &urls).says("is left to Nix");
+    assert!(outcome.stdout == text(&wrong));
 }
 
 #[test]

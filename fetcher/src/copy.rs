@@ -1,8 +1,9 @@
 //! Copies one local file into staging and hashes the bytes that land.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc;
 
 use rustix::fs::Advice;
@@ -22,6 +23,12 @@ const BUFFER_LEN: usize = 256 * 1024;
 /// How many buffers go round between the copying and the hashing thread. Hashing takes longest: this many keep it busy
 /// for the milliseconds that the scheduler of a busy machine may keep the other thread waiting.
 const BUFFERS: usize = 32;
+
+/// How much is copied without hashing before a look at the interrupt flag, in bytes.
+const UNHASHED_LEN: u64 = 64 << 20;
+
+/// How much is moved at a time, in bytes.
+const MOVED_LEN: usize = 1024 * 1024;
 
 /// Why a copy ended early.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +78,38 @@ pub(crate) fn hash(
     watch: Watch<'_>,
 ) -> Result<Verdict, CopyError> {
     pass(file, size, None, check, watch)
+}
+
+/// Copies a whole file into an empty one without hashing it: for what is known to be wrong, or is hashed later.
+pub(crate) fn copy_unhashed(mut from: &File, mut to: &File, watch: Watch<'_>) -> io::Result<()> {
+    from.rewind()?;
+    loop {
+        if watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if io::copy(&mut from.take(UNHASHED_LEN), &mut to)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Moves what is in a file into an empty one without hashing it: from its end, so that both together never take more
+/// room than one and a little.
+pub(crate) fn move_unhashed(from: &File, to: &File, watch: Watch<'_>) -> io::Result<()> {
+    let mut left = from.metadata()?.len();
+    let mut buffer = vec![0; MOVED_LEN];
+    while left > 0 {
+        if watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let start = (left - 1) / MOVED_LEN as u64 * MOVED_LEN as u64;
+        let part = &mut buffer[..(left - start) as usize];
+        from.read_exact_at(part, start)?;
+        to.write_all_at(part, start)?;
+        from.set_len(start)?;
+        left = start;
+    }
+    Ok(())
 }
 
 /// Reads `from` once: hashes it and, if there is a file to write to, writes it.
@@ -162,4 +201,57 @@ fn step(
     }
     watch.progress.advance(count as u64);
     Ok(Some(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+    use store_index::watch::NoProgress;
+
+    fn with_interrupt(set: bool, run: impl FnOnce(Watch<'_>) -> io::Result<()>) -> io::Result<()> {
+        let interrupt = AtomicBool::new(set);
+        run(Watch {
+            interrupt: &interrupt,
+            progress: &NoProgress,
+        })
+    }
+
+    #[test]
+    fn what_is_not_hashed_is_whole_all_the_same() {
+        for len in [0, 1, MOVED_LEN - 1, MOVED_LEN, 2 * MOVED_LEN + 7] {
+            let content: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            let files = || {
+                let mut from = tempfile::tempfile().unwrap();
+                from.write_all(&content).unwrap();
+                (from, tempfile::tempfile().unwrap())
+            };
+            let is_there = |file: &File| {
+                let mut there = Vec::new();
+                let mut file = file;
+                file.rewind().unwrap();
+                file.read_to_end(&mut there).unwrap();
+                there == content
+            };
+            let (from, to) = files();
+            with_interrupt(false, |watch| copy_unhashed(&from, &to, watch)).unwrap();
+            assert!(is_there(&to) && is_there(&from));
+            let (from, to) = files();
+            with_interrupt(false, |watch| move_unhashed(&from, &to, watch)).unwrap();
+            assert!(is_there(&to));
+            assert_eq!(from.metadata().unwrap().len(), 0);
+        }
+    }
+
+    #[test]
+    fn whoever_is_told_to_stop_copies_nothing() {
+        let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all(b"content").unwrap();
+        let copied = with_interrupt(true, |watch| copy_unhashed(&from, &to, watch));
+        let moved = with_interrupt(true, |watch| move_unhashed(&from, &to, watch));
+        for ended in [copied, moved] {
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        }
+        assert_eq!(to.metadata().unwrap().len(), 0);
+    }
 }

@@ -13,6 +13,7 @@ use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
 use crate::net::{Access, Limits};
 use crate::stale_hash::StaleHash;
+use crate::state::CopyBounds;
 
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
@@ -47,6 +48,12 @@ pub(crate) struct NetworkArgs {
     /// Add counts, bytes and times to a file for Prometheus
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     metrics: Option<PathBuf>,
+    /// Keep complete bodies that turn out to be wrong in this folder, for a look; it is made if it is not there
+    #[arg(long, value_name = "DIR")]
+    keep_wrong: Option<PathBuf>,
+    /// Keep a copy of what is downloaded, which serves later requests wherever the output has gone (fetch cache)
+    #[arg(long)]
+    keep_copies: bool,
 }
 
 /// Reads a number of seconds, which may be 0.
@@ -92,10 +99,9 @@ impl NetworkArgs {
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
         let lock = self.lock(environment)?.unwrap_or_default();
-        let metrics = match &self.metrics {
-            Some(file) => Some(file.clone()),
-            None => environment.text("FETCH_METRICS")?.map(PathBuf::from),
-        };
+        let metrics = environment.path(self.metrics.clone(), "FETCH_METRICS");
+        let keep_copies = keep_copies(self.keep_copies, environment)?;
+        let keep_wrong = environment.path(self.keep_wrong.clone(), "FETCH_KEEP_WRONG");
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
         Ok(Policy {
             offline,
@@ -106,6 +112,8 @@ impl NetworkArgs {
             leave_wrong: false,
             access: access(environment),
             metrics,
+            keep_wrong,
+            keep_copies,
             trust_anybody: false,
         })
     }
@@ -179,6 +187,18 @@ impl NetworkArgs {
             ..configured
         };
         Ok(limits.or_default())
+    }
+}
+
+/// Returns how many copies are kept, if they are.
+fn keep_copies(
+    given: bool,
+    environment: &Environment<'_>,
+) -> Result<Option<CopyBounds>, FetchError> {
+    let configured = environment.configuration.copies.keep;
+    match environment.switch_or(given, "FETCH_KEEP_COPIES", configured)? {
+        true => environment.copy_bounds(None, None).map(Some),
+        false => Ok(None),
     }
 }
 

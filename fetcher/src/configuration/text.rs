@@ -16,7 +16,7 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, System, timeout, wait};
+use super::{Configuration, System, days_of, timeout, wait};
 use crate::archives::Archive;
 use crate::error::FetchError;
 use crate::fetch::LockPolicy;
@@ -200,6 +200,7 @@ impl<'a> TextFile<'a> {
                     Some(entry.checked(|file, text: &String| file.absolute(text))?);
             }
             "limits" => entry.limits(read)?,
+            "copies" => entry.copies(read)?,
             _ => read.unknown.push(self.unknown(span, &entry.key)),
         }
         Ok(())
@@ -308,7 +309,10 @@ impl<'a> Entry<'a> {
     /// Reads a table of sites.
     fn mirror_sites(self) -> Result<Option<MirrorSites>, FetchError> {
         let mut sites = MirrorSites::default();
-        for (site, entry) in self.table()? {
+        let file = self.file;
+        for (site, value) in self.table()? {
+            let site = site.into_inner().into_owned();
+            let entry = file.entry(format!("mirror_sites.{site}"), value);
             let bases = entry.list(|_, text| {
                 let url = SourceUrl::parse(text).map_err(|error| error.to_string())?;
                 url.is_http()
@@ -318,21 +322,6 @@ impl<'a> Entry<'a> {
             sites.replace(&site, bases);
         }
         Ok(Some(sites).filter(|sites| *sites != MirrorSites::default()))
-    }
-
-    /// Reads a table, whose keys are what follows the dot in the keys of the entries.
-    fn table(self) -> Result<Vec<(String, Self)>, FetchError> {
-        let (file, key, span) = (self.file, self.key, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            let what = format!("{key}: a table, [{key}], is wanted");
-            return Err(file.wrong(Some(span), &what));
-        };
-        let entries = table.into_iter().map(|(name, value)| {
-            let name = name.into_inner().into_owned();
-            let entry = file.entry(format!("{key}.{name}"), value);
-            (name, entry)
-        });
-        Ok(entries.collect())
     }
 
     /// Reads a value of its type.
@@ -370,11 +359,44 @@ impl<'a> Entry<'a> {
         checked.collect()
     }
 
+    /// Reads a table.
+    fn table(self) -> Result<DeTable<'a>, FetchError> {
+        let (file, key, span) = (self.file, self.key, self.value.span());
+        match self.value.into_inner() {
+            DeValue::Table(table) => Ok(table),
+            _ => {
+                let what = format!("{key}: a table, [{key}], is wanted");
+                Err(file.wrong(Some(span), &what))
+            }
+        }
+    }
+
+    fn copies(self, read: &mut Read) -> Result<(), FetchError> {
+        let (file, table) = (self.file, self.table()?);
+        for (key, value) in table {
+            let span = key.span();
+            let entry = file.entry(format!("copies.{}", key.get_ref()), value);
+            let copies = &mut read.configuration.copies;
+            let taken = match key.get_ref().as_ref() {
+                "keep" => entry.get().map(|keep| copies.keep = Some(keep)),
+                "max_bytes" => entry.get().map(|bytes| copies.max_bytes = Some(bytes)),
+                "max_days" => entry
+                    .checked(|_, days: &f64| {
+                        days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
+                    })
+                    .map(|age| copies.max_age = Some(age)),
+                _ => {
+                    read.unknown.push(file.unknown(span, &entry.key));
+                    Ok(())
+                }
+            };
+            read.mistakes.extend(taken.err());
+        }
+        Ok(())
+    }
+
     fn limits(self, read: &mut Read) -> Result<(), FetchError> {
-        let (file, span) = (self.file, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
-        };
+        let (file, table) = (self.file, self.table()?);
         for (key, value) in table {
             let span = key.span();
             let entry = file.entry(format!("limits.{}", key.get_ref()), value);
@@ -430,7 +452,7 @@ impl<'a> Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::{Configuration, ConfiguredLimits};
+    use crate::configuration::{Configuration, ConfiguredCopies, ConfiguredLimits};
     use crate::net::Limits;
     use store_index::store_option::StoreOption;
 
@@ -494,6 +516,12 @@ mod tests {
                     tries: Some(_),
                     retry_budget: Some(_),
                 },
+            copies:
+                ConfiguredCopies {
+                    keep: Some(_),
+                    max_bytes: Some(_),
+                    max_age: Some(_),
+                },
         } = read
         else {
             panic!("contrib/fetch.toml lacks a key: {read:#?}");
@@ -508,9 +536,9 @@ mod tests {
                 && !key.contains(' ')
             {
                 assert!(
-                    document.contains(&format!("`{key}`"))
-                        || document.contains(&format!("`limits.{key}`"))
-                        || document.contains(&format!("`mirror_sites.{key}`")),
+                    ["", "limits.", "copies.", "mirror_sites."]
+                        .iter()
+                        .any(|table| document.contains(&format!("`{table}{key}`"))),
                     "{key}"
                 );
             }
@@ -579,6 +607,9 @@ mod tests {
             ("progress = 'loud'\n", 1, "progress: known are auto"),
             ("guix = 'guix'\n", 1, "guix: a path"),
             ("limits = 3\n", 1, "[limits]"),
+            ("[copies]\nkeep = 1\n", 2, "copies.keep: invalid type"),
+            ("[copies]\nmax_days = -1\n", 2, "a number of days"),
+            ("[copies]\ndays = 1\n", 2, "no key 'copies.days'"),
             (
                 "[limits]\nconnect_timeout = 0\n",
                 2,
