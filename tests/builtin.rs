@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use fetcher::configuration::{Configuration, ConfiguredLimits};
 use fetcher::error::ErrorKind;
 use fetcher::report::{AttemptResult, Report};
 use fetcher::request::Request;
@@ -17,8 +18,13 @@ fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Reques
 
 /// A store of nothing, and one folder.
 fn deliver(env: &TestEnv, request: &Request) -> Report {
+    deliver_with(env, request, Configuration::default())
+}
+
+fn deliver_with(env: &TestEnv, request: &Request, configuration: Configuration) -> Report {
     fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-    daemon::deliver(env, request, &[("FETCH_MEDIA", env.path("folder").into())])
+    let variables = [("FETCH_MEDIA", env.path("folder").into())];
+    daemon::deliver_with(env, request, &variables, configuration)
 }
 
 fn private(path: &Path) {
@@ -213,4 +219,43 @@ fn of_another_version_nothing_is_told_but_what_everybody_may_know() {
     assert_eq!(passed_over(&deliver(&env, &wanted)), 1);
     private(&file);
     assert_eq!(passed_over(&deliver(&env, &wanted)), 0);
+}
+
+/// Where an administrator has made a folder for the build's user, a download that broke off goes on in the next build.
+#[test]
+fn a_state_dir_of_the_administrator() {
+    let env = TestEnv::new();
+    let body = noise(3, 3 << 20);
+    let server = Server::start();
+    let file = Answer::file(body.clone());
+    server.route_in_turn("/big", [file.clone().cut_after(2 << 20), file]);
+    let wanted = request(&env, Method::Flat, &sri(&body), &[server.url("/big")]);
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let configuration = || Configuration {
+        state_dir: Some(env.path("state")),
+        limits: ConfiguredLimits {
+            tries: Some(1),
+            ..ConfiguredLimits::default()
+        },
+        ..Configuration::default()
+    };
+    // Nobody but the administrator makes it: without it all is as ever.
+    let own = env.path("state").join(&uid);
+    fs_err::create_dir_all(&own).unwrap();
+    fs_err::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let error = deliver_with(&env, &wanted, configuration())
+        .result
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Network);
+    // What a build leaves at its output is void.
+    drop(fs_err::remove_file(env.out("given")));
+    let report = deliver_with(&env, &wanted, configuration());
+    assert!(report.result.is_ok(), "{report:?}");
+    assert!(env.output("given") == body);
+    assert_eq!(mode(&env.out("given")) & 0o777, 0o644);
+    assert_eq!(env.outputs(), ["given"]);
+    assert_eq!(server.sent_bytes(), body.len() as u64);
+    assert_eq!(names_in(&own.join("spool")), [""; 0]);
+    // Deliveries are nobody else's business.
+    assert!(!own.join("ledger").exists());
 }

@@ -135,6 +135,10 @@ fn help() {
               A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix
               publish` does; asked before the URLs
 
+          --archive <NAME[=URL]>
+              A public archive, asked last, which tells it the hash: software-heritage or
+              internet-archive (a copy of the first URL)
+
           --no-store
               No store but those named
 
@@ -167,6 +171,9 @@ fn help() {
           --retry-budget <SECONDS>
               Longest wait between tries, all in all; 0 asks each URL once [default: 120]
 
+          --connections <NUMBER>
+              Most connections to one host, for a large file that comes slowly by one [default: 8]
+
           --lock <WHAT>
               While another process downloads the same content: wait, fail, or wait so many seconds
               [default: wait]
@@ -180,6 +187,9 @@ fn help() {
               gone (fetch cache)
 
     Output:
+          --metrics <FILE>
+              Add counts, bytes and times to a file for Prometheus
+
           --json
               Print one JSON object instead of the path
 
@@ -255,17 +265,19 @@ fn help() {
       -V, --version                Print version
 
     Where to look:
-          --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
-                                $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
-          --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or medium; a network or FUSE mount below it must be named
-                                itself [default: discs, images of discs and removable disks that are
-                                mounted]
-          --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
-                                ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
-          --no-store            No store but those named
-          --no-media            No medium but those named
-          --no-local            No local source at all
+          --store <DIR[=REAL]>    A store; paths are computed with DIR, files read below REAL [default:
+                                  $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
+          --index <DIR>           An index, or a folder of indexes; its root counts as named too
+          --media <DIR>           A folder or medium; a network or FUSE mount below it must be named
+                                  itself [default: discs, images of discs and removable disks that are
+                                  mounted]
+          --mirror <URL>          A server that names files by their hashes: ALGORITHM/HEX,
+                                  ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
+          --archive <NAME[=URL]>  A public archive, asked last, which tells it the hash:
+                                  software-heritage or internet-archive (a copy of the first URL)
+          --no-store              No store but those named
+          --no-media              No medium but those named
+          --no-local              No local source at all
 
     Network:
           --offline                       Open no socket
@@ -278,6 +290,8 @@ fn help() {
                                           [default: 68719476736, 64 GiB]
           --retry-budget <SECONDS>        Longest wait between tries, all in all; 0 asks each URL once
                                           [default: 120]
+          --connections <NUMBER>          Most connections to one host, for a large file that comes
+                                          slowly by one [default: 8]
           --lock <WHAT>                   While another process downloads the same content: wait, fail,
                                           or wait so many seconds [default: wait]
           --keep-wrong <DIR>              Keep complete bodies that turn out to be wrong in this folder,
@@ -286,6 +300,7 @@ fn help() {
                                           wherever the output has gone (fetch cache)
 
     Output:
+          --metrics <FILE>  Add counts, bytes and times to a file for Prometheus
           --json            Print one JSON object instead of the path
           --progress <HOW>  How progress is shown on standard error: auto, bar, plain, json or none
       -q, --quiet           Say nothing but errors
@@ -331,17 +346,19 @@ fn help() {
       -h, --help                   Print help
 
     Where to look:
-          --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
-                                $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
-          --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or medium; a network or FUSE mount below it must be named
-                                itself [default: discs, images of discs and removable disks that are
-                                mounted]
-          --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
-                                ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
-          --no-store            No store but those named
-          --no-media            No medium but those named
-          --no-local            No local source at all
+          --store <DIR[=REAL]>    A store; paths are computed with DIR, files read below REAL [default:
+                                  $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
+          --index <DIR>           An index, or a folder of indexes; its root counts as named too
+          --media <DIR>           A folder or medium; a network or FUSE mount below it must be named
+                                  itself [default: discs, images of discs and removable disks that are
+                                  mounted]
+          --mirror <URL>          A server that names files by their hashes: ALGORITHM/HEX,
+                                  ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
+          --archive <NAME[=URL]>  A public archive, asked last, which tells it the hash:
+                                  software-heritage or internet-archive (a copy of the first URL)
+          --no-store              No store but those named
+          --no-media              No medium but those named
+          --no-local              No local source at all
 
     Output:
           --json            Print one JSON object instead of the path
@@ -658,7 +675,7 @@ fn usage_errors() {
     --- stderr
     fetch: warning: gopher://127.0.0.1/hello is skipped: the scheme gopher:// is not supported
     fetch: error: no usable URL is left for sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM= (hello), and no local source has it
-    fetch: hint: http://, https:// and mirror:// URLs can be downloaded
+    fetch: hint: http://, https://, mirror:// and, on the command line, file:// URLs can be fetched from
     ");
     insta::assert_snapshot!(shown(env.store_index(["lookup", "sha3:00"]).go()), @r"
     exit 2

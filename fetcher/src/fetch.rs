@@ -6,6 +6,7 @@ mod queue;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use store_index::beneath::Reach;
@@ -16,13 +17,14 @@ pub use self::network::LockPolicy;
 use crate::download::SharedClient;
 use crate::error::FetchError;
 use crate::landing::{self, Landed, Landing, NotIt};
-use crate::net::Limits;
+use crate::mirror_layout::Layouts;
+use crate::net::{Access, Limits};
 use crate::output::{self, Found};
 use crate::places::{DEFAULT_STORES, Places};
 use crate::report::{Attempt, AttemptResult, Listener, Report, Success};
-use crate::request::{Request, Target};
+use crate::request::{GitSource, Request, Target};
 use crate::source::{
-    self, Candidate, CandidatePlace, Disc, KnownNames, Lookup, Source, SourceKind,
+    self, Candidate, CandidatePlace, CloneOf, Disc, KnownNames, Lookup, Source, SourceKind,
 };
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
@@ -57,6 +59,10 @@ pub struct Policy {
     pub keep_copies: Option<CopyBounds>,
     /// Ask servers whose certificates are not in order too, if the hash is a strong one and nothing secret is told.
     pub trust_anybody: bool,
+    /// Which URLs may be asked, and with which passwords.
+    pub access: Arc<Access>,
+    /// The file to which is added what was done.
+    pub metrics: Option<PathBuf>,
 }
 
 /// Fetches.
@@ -136,6 +142,7 @@ struct Walk<'a> {
     /// What is to be downloaded, once all network sources have named theirs.
     urls: Vec<Candidate>,
     state: &'a State,
+    layouts: &'a Layouts,
     network: NetworkSummary,
     /// Whence the content came that was left to the daemon.
     left: Option<String>,
@@ -160,6 +167,7 @@ impl<'a> Walk<'a> {
             discs: Vec::new(),
             urls: Vec::new(),
             state: &places.state,
+            layouts: &places.layouts,
             network: NetworkSummary::default(),
             left: None,
         }
@@ -328,7 +336,10 @@ impl<'a> Walk<'a> {
         }
         let (result, reason) = match lookup {
             Lookup::Found(candidates) if source.is_network() => {
-                self.urls.extend(candidates);
+                for candidate in candidates {
+                    let asked = self.by_rules(candidate, started);
+                    self.urls.extend(asked);
+                }
                 return Ok(None);
             }
             Lookup::Found(candidates) => return self.try_all(source, candidates, landing),
@@ -346,6 +357,41 @@ impl<'a> Walk<'a> {
         };
         self.record(source.kind(), source.location(), result, reason, 0, started);
         Ok(None)
+    }
+
+    /// Returns what is asked for a candidate by the rules of the configuration, if anything is.
+    fn by_rules(&mut self, mut candidate: Candidate, started: Instant) -> Option<Candidate> {
+        let (CandidatePlace::Url(url)
+        | CandidatePlace::MirrorOf(url)
+        | CandidatePlace::Clone(CloneOf {
+            source: GitSource { url, .. },
+            ..
+        })) = &candidate.place
+        else {
+            return Some(candidate);
+        };
+        match self.policy.access.rules.apply(url) {
+            Ok(asked) => {
+                // What is kept of a repository goes by the URL that was named; it is rewritten where it is fetched.
+                if let CandidatePlace::Url(url) = &mut candidate.place
+                    && *url != asked
+                {
+                    candidate.location = asked.to_string();
+                    *url = asked;
+                }
+                Some(candidate)
+            }
+            Err(blocked) => {
+                let reason = blocked.to_string();
+                let Candidate { kind, location, .. } = candidate;
+                self.listener
+                    .warning(&format!("{location} is not asked: {reason}"));
+                self.network.blocked = Some(format!("{location}: {reason}"));
+                let skipped = AttemptResult::Skipped;
+                self.record(kind, location, skipped, Some(reason), 0, started);
+                None
+            }
+        }
     }
 
     fn try_all(
@@ -475,7 +521,10 @@ impl<'a> Walk<'a> {
     ) -> Result<Attempted, FetchError> {
         let started = Instant::now();
         // A repository that was named by its URL counts as one even if it is on this machine.
-        let is_url = matches!(candidate.place, CandidatePlace::Url(_));
+        let is_url = matches!(
+            candidate.place,
+            CandidatePlace::Url(_) | CandidatePlace::MirrorOf(_)
+        );
         let is_remote = is_url || candidate.kind == SourceKind::Git;
         self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());

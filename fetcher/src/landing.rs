@@ -10,6 +10,7 @@ mod wrong;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
@@ -23,6 +24,7 @@ use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::fetch::Policy;
+use crate::mirror_layout::Layout;
 use crate::net::Retry;
 use crate::publish;
 use crate::report::AttemptResult;
@@ -102,6 +104,8 @@ pub(crate) struct Landing<'a> {
     /// What is worth saying of what was delivered.
     remark: Option<String>,
     leave_wrong: bool,
+    /// Why a mirror did not tell how it names files.
+    untold: Option<NotIt>,
     /// Where wrong bodies are kept, if they are.
     keep_wrong: Option<PathBuf>,
     /// The first wrong content of the request's own URLs, and whence.
@@ -128,13 +132,18 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits, policy.client.clone())
-                .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
+            downloader: Downloader::new(
+                policy.limits,
+                policy.client.clone(),
+                Arc::clone(&policy.access),
+            )
+            .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,
             keep_wrong: policy.keep_wrong.clone(),
             wrong: None,
+            untold: None,
         };
         if !policy.of_many {
             landing
@@ -191,6 +200,12 @@ impl<'a> Landing<'a> {
             CandidatePlace::Checkout(checkout) => self.land_checkout(candidate, checkout),
             CandidatePlace::Clone(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
             CandidatePlace::Clone(clone) => self.land_clone(candidate, clone),
+            // Asked how it names files when its turn came, which failed.
+            CandidatePlace::MirrorOf(_) => {
+                Ok(Landed::NotIt(self.untold.take().unwrap_or_else(|| {
+                    NotIt::new(AttemptResult::Failed, "the mirror's layout is not known")
+                })))
+            }
             CandidatePlace::Url(url) if self.request.unpack => self.land_archive(candidate, url),
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
@@ -207,6 +222,18 @@ impl<'a> Landing<'a> {
                     Ok(verdict) => self.judge_body(candidate, url, verdict),
                     Err(not_it) => Ok(Landed::NotIt(not_it)),
                 }
+            }
+        }
+    }
+
+    /// Asks a mirror how it names files. `None` if that failed; landing the mirror then tells why.
+    pub(crate) fn layout_of(&mut self, mirror: &SourceUrl) -> Result<Option<Layout>, FetchError> {
+        let asked = self.downloader.layout_of(mirror, self.watch);
+        match self.downloaded(asked)? {
+            Ok(layout) => Ok(Some(layout)),
+            Err(not_it) => {
+                self.untold = Some(not_it);
+                Ok(None)
             }
         }
     }

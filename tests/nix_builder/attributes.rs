@@ -292,7 +292,7 @@ fn mistakes_are_told() {
                 ("outputHash", &hash),
                 ("url", "file:///etc/passwd"),
             ],
-            "the scheme file:// is not supported",
+            "only a command line may name a file:// URL",
         ),
         (
             vec![

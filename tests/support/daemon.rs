@@ -53,6 +53,16 @@ pub(crate) fn request(
 
 /// Fetches it, with these variables and a store of nothing.
 pub(crate) fn deliver(env: &TestEnv, request: &Request, variables: &[(&str, OsString)]) -> Report {
+    deliver_with(env, request, variables, Configuration::default())
+}
+
+/// The same with what a system's file would say.
+pub(crate) fn deliver_with(
+    env: &TestEnv,
+    request: &Request,
+    variables: &[(&str, OsString)],
+    configuration: Configuration,
+) -> Report {
     let variable = |name: &str| match name {
         "NIX_STORE" => Some(env.path("store").into()),
         name => {
@@ -64,7 +74,7 @@ pub(crate) fn deliver(env: &TestEnv, request: &Request, variables: &[(&str, OsSt
     let settings = Settings::read(
         &Environment {
             variables: &variable,
-            configuration: Configuration::default(),
+            configuration,
         },
         "/nowhere",
     )

@@ -13,6 +13,7 @@ mod nix_builds;
 mod relay;
 mod report;
 mod rows;
+mod slow_path;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 mod batch;
 mod git;
 mod media;
+mod slow;
 mod trees;
 
 use std::ffi::{OsStr, OsString};
@@ -46,6 +47,7 @@ pub(crate) struct Sizes {
     links: u64,
     downloaded_bytes: u64,
     batch_files: u64,
+    slow_bytes: u64,
     repository_files: u64,
     repository_commits: u64,
     pub(crate) built_bytes: [u64; 3],
@@ -66,6 +68,7 @@ impl Sizes {
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
         batch_files: 500,
+        slow_bytes: 10_000_000,
         repository_files: 50_000,
         repository_commits: 2_000,
         built_bytes: [1024, 10 * MIB, 500 * MIB],
@@ -86,6 +89,7 @@ impl Sizes {
         links: 1_000,
         downloaded_bytes: 10 * MIB,
         batch_files: 20,
+        slow_bytes: 6_000_000,
         repository_files: 300,
         repository_commits: 20,
         built_bytes: [1024, MIB, 2 * MIB],
@@ -197,6 +201,13 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Many small files: the same server; `fetch batch` with a list of checksums, 16 at a time. `aria2c` gets the hashes too and verifies them; `curl` verifies \
               nothing, so `sha256sum --check` follows it in one row. Folders of outputs and what is kept between runs are removed before each run.",
         measure: batch::measure,
+    },
+    Group {
+        name: "slow",
+        how: "The slow path: a proxy of the benchmark's own before the same server. Each connection gets 450 kB/s, what one connection with cubic was measured to get at \
+              40 ms and 1 % loss; every answer comes 40 ms late, and each fifth connection breaks off after 1.5 MB. `fetch` begins with one connection and takes \
+              more when it has found that slow, `aria2c` begins with eight. All keep the file and verify it.",
+        measure: slow::measure,
     },
     Group {
         name: "git",
@@ -781,7 +792,8 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     let hash = fixtures::file(&folder.join("www/file"), len, 2)?;
     let server = Nginx::start(folder)?;
     let url = server.url("file");
-    let hash = format!("sha256:{hash}");
+    let digest = hash;
+    let hash = format!("sha256:{digest}");
     let words: [&OsStr; 8] = [
         bench.fetch.as_ref(),
         "--no-store".as_ref(),
@@ -794,7 +806,11 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     ];
     let ours = Job::new("fetch", words).prepared_by(|| clear_and_sync(&output));
     let shell = |name, line| {
-        let args = [OsStr::new(&url), peer_output.as_os_str()];
+        let args = [
+            OsStr::new(&url),
+            peer_output.as_os_str(),
+            OsStr::new(&digest),
+        ];
         Job::shell(name, line, args).prepared_by(|| clear_and_sync(&peer_output))
     };
     let jobs = [
@@ -811,6 +827,11 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
             "`curl -o && openssl dgst`",
             "curl -sS -o \"$2\" \"$1\" && openssl dgst -sha256 \"$2\"",
         ),
+        shell(
+            "`aria2c -x1`",
+            "exec aria2c -q --no-conf -x1 --file-allocation=none --checksum=sha-256=\"$3\" \
+             -d \"${2%/*}\" -o \"${2##*/}\" \"$1\"",
+        ),
     ];
     let series = bench.turns(bench.sizes.long_runs, &jobs)?;
     let what = format!("download {} MiB, loopback http, hashed", len / MIB);
@@ -821,6 +842,9 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
         Row::times(&what, &series[0], &series[2], Bound::None),
         Row::cpu(&processor, &series[0], &series[2], Bound::None),
         Row::times(&what, &series[0], &series[3], Bound::None),
+        Row::times(&what, &series[0], &series[4], Bound::None),
+        Row::cpu(&processor, &series[0], &series[4], Bound::None),
+        Row::memory(&format!("{what}, peak memory"), &series[0], &series[4]),
         Row::value(
             "the same, peak memory",
             mib(series[0].peak_bytes()),

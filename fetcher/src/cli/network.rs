@@ -1,16 +1,18 @@
 //! How the network is asked.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::Environment;
-use crate::configuration::{ConfiguredLimits, MAX_TIMEOUT, timeout};
+use crate::configuration::{ConfiguredLimits, timeout, wait};
 use crate::download::SharedClient;
 use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
-use crate::net::Limits;
+use crate::net::{Access, Limits};
 use crate::stale_hash::StaleHash;
 use crate::state::CopyBounds;
 
@@ -38,9 +40,15 @@ pub(crate) struct NetworkArgs {
     /// Longest wait between tries, all in all; 0 asks each URL once [default: 120]
     #[arg(long, value_name = "SECONDS")]
     retry_budget: Option<String>,
+    /// Most connections to one host, for a large file that comes slowly by one [default: 8]
+    #[arg(long, value_name = "NUMBER")]
+    connections: Option<String>,
     /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
     #[arg(long, value_name = "WHAT")]
     lock: Option<String>,
+    /// Add counts, bytes and times to a file for Prometheus
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    metrics: Option<PathBuf>,
     /// Keep complete bodies that turn out to be wrong in this folder, for a look; it is made if it is not there
     #[arg(long, value_name = "DIR")]
     keep_wrong: Option<PathBuf>,
@@ -51,27 +59,37 @@ pub(crate) struct NetworkArgs {
 
 /// Reads a number of seconds, which may be 0.
 fn some_seconds(text: &str) -> Option<Duration> {
-    let seconds = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
-    (seconds <= MAX_TIMEOUT).then_some(seconds)
+    wait(text.parse().ok()?)
+}
+
+/// Returns which URLs may be asked, and with which passwords.
+pub(crate) fn access(environment: &Environment<'_>) -> Arc<Access> {
+    Arc::new(Access {
+        rules: environment
+            .configuration
+            .url_rules
+            .clone()
+            .unwrap_or_default(),
+        netrc: environment.configuration.netrc.clone(),
+    })
 }
 
 impl NetworkArgs {
-    fn lock(&self, environment: &Environment<'_>) -> Result<LockPolicy, FetchError> {
-        let Some(text) = environment.or(self.lock.clone(), "FETCH_LOCK")? else {
-            return Ok(LockPolicy::Wait);
-        };
-        match &*text {
-            "wait" => Ok(LockPolicy::Wait),
-            "fail" => Ok(LockPolicy::WaitFor(Duration::ZERO)),
-            seconds => some_seconds(seconds)
-                .map(LockPolicy::WaitFor)
+    pub(crate) fn lock(
+        &self,
+        environment: &Environment<'_>,
+    ) -> Result<Option<LockPolicy>, FetchError> {
+        let configured = environment.configuration.lock;
+        environment.value(self.lock.clone(), "FETCH_LOCK", configured, |text| {
+            LockPolicy::from_name(text)
+                .or_else(|| some_seconds(text).map(LockPolicy::WaitFor))
                 .ok_or_else(|| {
                     FetchError::usage(format!(
                         "--lock '{}' is unknown; known are wait, fail and a number of seconds up to 86400",
                         text.escape_debug()
                     ))
-                }),
-        }
+                })
+        })
     }
 
     /// Returns how to fetch.
@@ -81,7 +99,8 @@ impl NetworkArgs {
         environment: &Environment<'_>,
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
-        let lock = self.lock(environment)?;
+        let lock = self.lock(environment)?.unwrap_or_default();
+        let metrics = environment.path(self.metrics.clone(), "FETCH_METRICS");
         let keep_copies = keep_copies(self.keep_copies, environment)?;
         let keep_wrong = environment.path(self.keep_wrong.clone(), "FETCH_KEEP_WRONG");
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
@@ -94,6 +113,8 @@ impl NetworkArgs {
             leave_wrong: false,
             client: SharedClient::default(),
             of_many: false,
+            access: access(environment),
+            metrics,
             keep_wrong,
             keep_copies,
             trust_anybody: false,
@@ -102,7 +123,6 @@ impl NetworkArgs {
 
     pub(crate) fn limits(self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
         let configured = environment.configuration.limits;
-        let retry_budget = environment.or(self.retry_budget.clone(), "FETCH_RETRY_BUDGET")?;
         let seconds = |option: Option<String>, variable: &str, name: &str, configured| {
             environment.value(option, variable, configured, |text| {
                 text.parse().ok().and_then(timeout).ok_or_else(|| {
@@ -141,16 +161,35 @@ impl NetworkArgs {
                     })
                 },
             )?,
+            retry_budget: environment.value(
+                self.retry_budget,
+                "FETCH_RETRY_BUDGET",
+                configured.retry_budget,
+                |text| {
+                    some_seconds(text).ok_or_else(|| {
+                        FetchError::usage(format!(
+                            "--retry-budget '{text}' is no number of seconds from 0 to 86400"
+                        ))
+                    })
+                },
+            )?,
+            connections: environment.value(
+                self.connections,
+                "FETCH_CONNECTIONS",
+                configured.connections,
+                |text| {
+                    let most: Option<NonZeroU32> = text.parse().ok();
+                    most.map(NonZeroU32::get).ok_or_else(|| {
+                        FetchError::usage(format!(
+                            "--connections '{}' is no number from 1",
+                            text.escape_debug()
+                        ))
+                    })
+                },
+            )?,
+            ..configured
         };
-        let mut limits = limits.or_default();
-        if let Some(text) = retry_budget {
-            limits.retry_budget = some_seconds(&text).ok_or_else(|| {
-                FetchError::usage(format!(
-                    "--retry-budget '{text}' is no number of seconds from 0 to 86400"
-                ))
-            })?;
-        }
-        Ok(limits)
+        Ok(limits.or_default())
     }
 }
 

@@ -1,11 +1,13 @@
 //! What a configuration file says, with the line of every mistake.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum as _;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use store_index::mounts::MountPattern;
 use store_index::path_text::{printable, printable_text};
@@ -14,8 +16,13 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, System, days_of, timeout};
+use super::{Configuration, System, days_of, timeout, wait};
+use crate::archives::Archive;
 use crate::error::FetchError;
+use crate::fetch::LockPolicy;
+use crate::mirrors::MirrorSites;
+use crate::net::{MAX_RULES, Rule, Rules};
+use crate::source_url::SourceUrl;
 use crate::stale_hash::StaleHash;
 
 /// What a file says.
@@ -35,6 +42,7 @@ pub(super) struct Read {
 struct Lost {
     offline: bool,
     no_local: bool,
+    url_rules: bool,
 }
 
 impl Read {
@@ -70,6 +78,14 @@ impl Read {
                     printable(path)
                 ));
             }
+        }
+        // Which URLs may be asked is not known, so none is.
+        if self.lost.url_rules {
+            configuration.offline = Some(true);
+            warnings.push(format!(
+                "{}: url_rules stands there and cannot be read, so offline counts as true",
+                printable(path)
+            ));
         }
         System {
             configuration,
@@ -115,13 +131,14 @@ impl<'a> TextFile<'a> {
             read.lost = Lost {
                 offline: self.is_lost("offline", read.configuration.offline),
                 no_local: self.is_lost("no_local", read.configuration.no_local),
+                url_rules: self.is_lost("url_rules", read.configuration.url_rules.as_ref()),
             };
         }
         read
     }
 
     /// Says whether a switch stands in a file with mistakes and something else may be meant than was read.
-    fn is_lost(&self, key: &str, read: Option<bool>) -> bool {
+    fn is_lost<T>(&self, key: &str, read: Option<T>) -> bool {
         let begins = |line: &&str| {
             let line = line.trim_start().trim_start_matches(['"', '\'']);
             let rest = line.strip_prefix(key);
@@ -165,6 +182,21 @@ impl<'a> TextFile<'a> {
             "verbose" => configuration.verbose = Some(entry.get()?),
             "guix" => {
                 configuration.guix =
+                    Some(entry.checked(|file, text: &String| file.absolute(text))?);
+            }
+            "mirrors" => configuration.mirrors = Some(entry.list(TextFile::mirror)?),
+            "mirror_sites" => configuration.mirror_sites = entry.mirror_sites()?,
+            "archives" => {
+                configuration.archives = Some(entry.list(|_, text| Archive::parse(text))?);
+            }
+            "url_rules" => configuration.url_rules = Some(entry.url_rules()?),
+            "netrc" => {
+                configuration.netrc =
+                    Some(entry.checked(|file, text: &String| file.absolute(text))?);
+            }
+            "lock" => configuration.lock = Some(entry.checked(lock)?),
+            "state_dir" => {
+                configuration.state_dir =
                     Some(entry.checked(|file, text: &String| file.absolute(text))?);
             }
             "limits" => entry.limits(read)?,
@@ -223,12 +255,75 @@ impl<'a> TextFile<'a> {
         Ok(store)
     }
 
+    fn mirror(&self, text: &str) -> Result<SourceUrl, String> {
+        let url = SourceUrl::parse(text).map_err(|error| error.to_string())?;
+        match url.is_http() {
+            true => Ok(url),
+            false => Err("http:// or https:// is wanted".to_owned()),
+        }
+    }
+
     fn pattern(&self, text: &str) -> Result<MountPattern, String> {
         MountPattern::new(text).map_err(|error| error.to_string())
     }
 }
 
+/// What `lock` may be.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lock {
+    Seconds(f64),
+    Word(String),
+}
+
+fn lock(_: &TextFile<'_>, lock: &Lock) -> Result<LockPolicy, String> {
+    let policy = match lock {
+        Lock::Seconds(seconds) => wait(*seconds).map(LockPolicy::WaitFor),
+        Lock::Word(word) => LockPolicy::from_name(word),
+    };
+    policy.ok_or_else(|| "'wait', 'fail' or a number of seconds up to 86400 is wanted".to_owned())
+}
+
 impl<'a> Entry<'a> {
+    /// Reads rules, each with its place.
+    fn url_rules(self) -> Result<Rules, FetchError> {
+        let span = self.value.span();
+        let file = self.file;
+        let texts: Vec<Spanned<String>> = self.get()?;
+        if texts.len() > MAX_RULES {
+            let what = format!("url_rules: more than {MAX_RULES} rules");
+            return Err(file.wrong(Some(span), &what));
+        }
+        let rules = texts.iter().map(|text| {
+            let place = format!("{}:{}", printable(file.path), file.line(Some(text.span())));
+            Rule::parse(text.get_ref(), place).map_err(|why| {
+                // A rule may have a password in it.
+                let word = text.get_ref().split_whitespace().next().unwrap_or_default();
+                let what = format!("url_rules: '{word} …': {why}");
+                file.wrong(Some(text.span()), &what)
+            })
+        });
+        Ok(Rules::new(rules.collect::<Result<_, _>>()?))
+    }
+
+    /// Reads a table of sites.
+    fn mirror_sites(self) -> Result<Option<MirrorSites>, FetchError> {
+        let mut sites = MirrorSites::default();
+        let file = self.file;
+        for (site, value) in self.table()? {
+            let site = site.into_inner().into_owned();
+            let entry = file.entry(format!("mirror_sites.{site}"), value);
+            let bases = entry.list(|_, text| {
+                let url = SourceUrl::parse(text).map_err(|error| error.to_string())?;
+                url.is_http()
+                    .then(|| text.to_owned())
+                    .ok_or_else(|| "http:// or https:// is wanted".to_owned())
+            })?;
+            sites.replace(&site, bases);
+        }
+        Ok(Some(sites).filter(|sites| *sites != MirrorSites::default()))
+    }
+
     /// Reads a value of its type.
     fn get<T: DeserializeOwned>(self) -> Result<T, FetchError> {
         let span = self.value.span();
@@ -310,7 +405,13 @@ impl<'a> Entry<'a> {
                 "connect_timeout" => entry.timeout(&mut limits.connect_timeout),
                 "first_byte_timeout" => entry.timeout(&mut limits.first_byte_timeout),
                 "stall_timeout" => entry.timeout(&mut limits.stall_timeout),
-                "max_bytes" => entry.get().map(|bytes| limits.max_bytes = Some(bytes)),
+                "stall_bytes_per_second" => entry.set(&mut limits.stall_bytes_per_second),
+                "max_bytes" => entry.set(&mut limits.max_bytes),
+                "disk_reserve" => entry.set(&mut limits.disk_reserve),
+                "max_redirects" => entry.set(&mut limits.max_redirects),
+                "connections" => entry.some(&mut limits.connections),
+                "tries" => entry.some(&mut limits.tries),
+                "retry_budget" => entry.wait(&mut limits.retry_budget),
                 _ => {
                     read.unknown.push(file.unknown(span, &entry.key));
                     Ok(())
@@ -318,6 +419,24 @@ impl<'a> Entry<'a> {
             };
             read.mistakes.extend(taken.err());
         }
+        Ok(())
+    }
+
+    fn set<T: DeserializeOwned>(self, value: &mut Option<T>) -> Result<(), FetchError> {
+        *value = Some(self.get()?);
+        Ok(())
+    }
+
+    /// Reads a number of which 0 makes no sense.
+    fn some(self, number: &mut Option<u32>) -> Result<(), FetchError> {
+        *number = Some(self.get::<NonZeroU32>()?.get());
+        Ok(())
+    }
+
+    fn wait(self, longest: &mut Option<Duration>) -> Result<(), FetchError> {
+        *longest = Some(self.checked(|_, seconds: &f64| {
+            wait(*seconds).ok_or_else(|| "a number of seconds from 0 to 86400 is wanted".to_owned())
+        })?);
         Ok(())
     }
 
@@ -377,12 +496,25 @@ mod tests {
             quiet: Some(_),
             verbose: Some(_),
             guix: Some(_),
+            mirrors: Some(_),
+            mirror_sites: Some(_),
+            archives: Some(_),
+            url_rules: Some(_),
+            netrc: Some(_),
+            lock: Some(_),
+            state_dir: Some(_),
             limits:
                 ConfiguredLimits {
                     connect_timeout: Some(_),
                     first_byte_timeout: Some(_),
                     stall_timeout: Some(_),
+                    stall_bytes_per_second: Some(_),
                     max_bytes: Some(_),
+                    disk_reserve: Some(_),
+                    connections: Some(_),
+                    max_redirects: Some(_),
+                    tries: Some(_),
+                    retry_budget: Some(_),
                 },
             copies:
                 ConfiguredCopies {
@@ -404,7 +536,7 @@ mod tests {
                 && !key.contains(' ')
             {
                 assert!(
-                    ["", "limits.", "copies."]
+                    ["", "limits.", "copies.", "mirror_sites."]
                         .iter()
                         .any(|table| document.contains(&format!("`{table}{key}`"))),
                     "{key}"
@@ -455,7 +587,7 @@ mod tests {
                 3,
                 "no key 'limits.max-bytes'",
             ),
-            ("[mirrors]\n", 1, "no key 'mirrors'"),
+            ("[nothing]\n", 1, "no key 'nothing'"),
             ("a = 1\noffline = \n", 2, ""),
             ("offline = true\noffline = true\n", 2, "duplicate"),
             ("\n\noffline = 'yes'\n", 3, "offline: invalid type: string"),
@@ -485,6 +617,29 @@ mod tests {
             ),
             ("[limits]\nstall_timeout = 1e9\n", 2, "a number of seconds"),
             ("[limits]\nstall_timeout = nan\n", 2, "a number of seconds"),
+            (
+                "mirrors = ['ftp://h/']\n",
+                1,
+                "mirrors: 'ftp://h/': http://",
+            ),
+            ("mirror_sites = 1\n", 1, "[mirror_sites]"),
+            (
+                "[mirror_sites]\ngnu = ['http://a/',\n'b']\n",
+                3,
+                "mirror_sites.gnu: 'b': not a URL",
+            ),
+            ("archives = ['swh']\n", 1, "archives: 'swh': known are"),
+            (
+                "url_rules = [\n'block a',\n'rewrite a https://me:s3cret@b:c/']\n",
+                3,
+                "url_rules: 'rewrite …': not a URL",
+            ),
+            ("netrc = 'netrc'\n", 1, "netrc: a path"),
+            ("lock = 'never'\n", 1, "lock: 'wait', 'fail' or"),
+            ("lock = -1\n", 1, "lock: 'wait', 'fail' or"),
+            ("state_dir = 1\n", 1, "state_dir: invalid type"),
+            ("[limits]\ntries = 0\n", 2, "limits.tries: "),
+            ("[limits]\nretry_budget = -1\n", 2, "from 0 to 86400"),
             ("[limits]\nmax_bytes = -1\n", 2, "limits.max_bytes: "),
             ("\u{1b}[31m = 1\n", 1, ""),
         ] {
@@ -555,6 +710,9 @@ mod tests {
             ("guix = 'x'\noffline = false\n", Some(false), None),
             ("media = = 3\noffline = true\n", Some(true), None),
             ("media = = 3\n# offline = true\nofflines = 1\n", None, None),
+            // Nobody knows which URLs may be asked.
+            ("url_rules = ['block a', 'deny b']\n", Some(true), None),
+            ("guix = 'x'\nurl_rules = ['block a']\n", None, None),
         ] {
             let system = leniently(text);
             assert!(system.mistake.is_some(), "{text}");

@@ -6,20 +6,26 @@
 
 mod engine;
 mod error;
+mod hosts;
 mod netrc;
 mod proxy;
 mod range;
 mod redirect;
+mod rules;
 mod stream;
 mod tls;
 mod transfer;
 mod wait;
+mod wide;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{
@@ -31,7 +37,10 @@ use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
+pub(crate) use self::rules::MAX_RULES;
+pub use self::rules::{Blocked, Rule, Rules};
 pub(crate) use self::stream::{Answer, UNHURRIED_BYTES};
+pub use self::transfer::Widening;
 pub(crate) use self::wait::StallWatch;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
@@ -51,6 +60,18 @@ pub const MAX_BYTES: u64 = 64 << 30;
 
 /// Default of [`Limits::retry_budget`]: forges are back after a minute, and nobody watches for longer.
 pub const RETRY_BUDGET: Duration = Duration::from_secs(120);
+
+/// Default of [`Limits::tries`]: what three pauses did not mend, a fourth rarely does.
+pub const TRIES: u32 = 4;
+
+/// Default of [`Widening::connections`]: what a person would do with several downloads at once.
+pub const CONNECTIONS: u32 = 8;
+/// Default of [`Widening::above_bytes`], 4 MiB: less comes before several connections have got up to speed.
+pub const WIDEN_ABOVE_BYTES: u64 = 4 << 20;
+/// Default of [`Widening::unless_done_in`]: what there is to win would not be noticed.
+pub const FAST_ENOUGH: Duration = Duration::from_secs(3);
+/// Default of [`Widening::measure_for`]: some round trips around the world.
+pub const MEASURE_FOR: Duration = Duration::from_millis(500);
 
 /// How we present ourselves.
 const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
@@ -72,6 +93,21 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Longest time that a fetch waits in all between tries; zero asks each URL once.
     pub retry_budget: Duration,
+    /// How often a URL is asked in all, at least once.
+    pub tries: u32,
+    /// How much a download leaves free on a disk, in bytes; `None` is 1 GiB or, where that is less, 1 %.
+    pub disk_reserve: Option<u64>,
+    /// When several connections are tried for one body.
+    pub widening: Widening,
+}
+
+/// Who is asked, and who is told a password.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Which URLs are asked, and which in place of others.
+    pub rules: Rules,
+    /// The file with user names and passwords, unless the environment names one; `None` is `~/.netrc`.
+    pub netrc: Option<PathBuf>,
 }
 
 impl Default for Limits {
@@ -84,6 +120,9 @@ impl Default for Limits {
             max_redirects: MAX_REDIRECTS,
             max_bytes: MAX_BYTES,
             retry_budget: RETRY_BUDGET,
+            tries: TRIES,
+            disk_reserve: None,
+            widening: Widening::default(),
         }
     }
 }
@@ -95,6 +134,15 @@ pub trait BodySink {
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
     /// Takes the next bytes, at least one, on a thread of its own: this is the place to write and hash.
     fn write(&mut self, chunk: &[u8]) -> io::Result<()>;
+    /// Called where the body is to go on from several places at once, when `got_bytes` are there; false if only what
+    /// is next can be taken.
+    fn widen(&mut self, _got_bytes: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// Takes bytes of any place, each of them once, after [`Self::widen`] has answered true.
+    fn write_at(&mut self, _offset: u64, _chunk: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A whole body was passed to the sink.
@@ -112,7 +160,10 @@ pub struct Delivered {
 pub struct Client {
     engine: Engine,
     http: reqwest::Client,
+    /// Made when it is first needed.
+    one_connection_each: OnceLock<reqwest::Client>,
     limits: Limits,
+    access: Arc<Access>,
     trust: Trust,
 }
 
@@ -135,51 +186,66 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    /// Builds the network stack without rules of a configuration.
     pub fn new(limits: Limits) -> Result<Self, NetError> {
-        Self::with_engine(Engine::own(), Trust::Verified, limits)
+        Self::with_access(Trust::Verified, limits, Arc::default())
+    }
+
+    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    pub fn with_access(
+        trust: Trust,
+        limits: Limits,
+        access: Arc<Access>,
+    ) -> Result<Self, NetError> {
+        Self::with_engine(Engine::own(), trust, limits, access)
     }
 
     /// The same for many threads at a time, which share its connections.
-    pub fn shared(limits: Limits) -> Result<Self, NetError> {
-        Self::with_engine(Engine::shared(), Trust::Verified, limits)
-    }
-
-    /// The same for servers that need not be trusted.
-    pub fn trusting(trust: Trust, limits: Limits) -> Result<Self, NetError> {
-        Self::with_engine(Engine::own(), trust, limits)
+    pub fn shared(limits: Limits, access: Arc<Access>) -> Result<Self, NetError> {
+        Self::with_engine(Engine::shared(), Trust::Verified, limits, access)
     }
 
     fn with_engine(
         engine: io::Result<Engine>,
         trust: Trust,
         limits: Limits,
+        access: Arc<Access>,
     ) -> Result<Self, NetError> {
-        let setup = |reason: String| NetError::Setup { reason };
-        let engine = engine.map_err(|error| setup(error.to_string()))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let builder = proxy::from_environment()
-            .into_iter()
-            .fold(reqwest::Client::builder().no_proxy(), |builder, proxy| {
-                builder.proxy(proxy)
-            });
-        let http = builder
-            .tls_backend_preconfigured(tls::client_config(trust)?)
-            .dns_resolver(SystemResolver)
-            .connect_timeout(limits.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(USER_AGENT)
-            .default_headers(headers)
-            .build()
-            .map_err(|error| setup(error.without_url().to_string()))?;
+        let engine = engine.map_err(|error| NetError::Setup {
+            reason: error.to_string(),
+        })?;
+        let http = tls::client_config(trust).and_then(|tls| http(tls, &limits))?;
         Ok(Self {
             engine,
             http,
+            one_connection_each: OnceLock::new(),
             limits,
+            access,
             trust,
         })
+    }
+
+    /// Returns what decides who is asked. Whoever names a URL asks it; of redirects it is seen to here.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Returns a client each of whose requests has a connection of its own, as in HTTP/1.1.
+    fn one_connection_each(&self) -> &reqwest::Client {
+        self.one_connection_each.get_or_init(|| {
+            let made = tls::client_config(self.trust).and_then(|mut tls| {
+                tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+                http(tls, &self.limits)
+            });
+            // What could be made once can be made twice; if not, one connection does it.
+            made.unwrap_or_else(|_| self.http.clone())
+        })
+    }
+
+    /// Begins a way that may lead elsewhere.
+    fn route(&self, url: &SourceUrl) -> Result<Route, NetError> {
+        let access = Arc::clone(&self.access);
+        Route::new(url, self.limits.max_redirects, self.trust, access)
     }
 
     /// Passes the content of an http or https URL to `sink`, following redirects: the rest of it with `resume`, if
@@ -199,7 +265,7 @@ impl Client {
                 reason: "neither http nor https".into(),
             });
         }
-        let mut route = Route::new(url, self.limits.max_redirects, self.trust)?;
+        let mut route = self.route(url)?;
         let delivered = self.deliver(&mut route, resume, sink, interrupt);
         delivered.map_err(|error| match error.class() {
             NetClass::Gone | NetClass::Trouble if route.was_redirected() => NetError::Redirected {
@@ -222,11 +288,11 @@ impl Client {
             let headers = response.headers();
             match (response.status().as_u16(), resume) {
                 (200, _) => {
-                    return self.receive(response, route.current(), 0, sink, interrupt);
+                    return self.receive(response, route, (0, &[]), sink, interrupt);
                 }
                 (206, Some(resume)) => {
-                    let from_bytes = resume.from_bytes;
-                    return self.receive(response, route.current(), from_bytes, sink, interrupt);
+                    let there = (resume.from_bytes, resume.there);
+                    return self.receive(response, route, there, sink, interrupt);
                 }
                 // What we have ends where the server's file does, or behind it.
                 (416, Some(_)) => resume = None,
@@ -247,8 +313,8 @@ impl Client {
     fn receive(
         &self,
         response: reqwest::Response,
-        url: &SourceUrl,
-        from_bytes: u64,
+        route: &Route,
+        there: (u64, &[Range<u64>]),
         sink: &mut (dyn BodySink + Send),
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
@@ -256,17 +322,10 @@ impl Client {
             .headers()
             .get(CONTENT_TYPE)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let bytes = transfer::receive(
-            self.runtime(),
-            response,
-            (url, from_bytes),
-            sink,
-            &self.limits,
-            interrupt,
-        )?;
+        let bytes = transfer::receive(self, response, route, there, sink, interrupt)?;
         Ok(Delivered {
             bytes,
-            final_url: url.clone(),
+            final_url: route.current().clone(),
             content_type,
         })
     }
@@ -280,7 +339,13 @@ impl Client {
     ) -> Result<reqwest::Response, NetError> {
         let mut request = self.http.get(route.current().url().clone());
         if let Some(resume) = resume {
-            request = request.header(RANGE, format!("bytes={}-", resume.from_bytes));
+            // No byte that is there: the connection could not be used for anything else before all of them came.
+            let last = resume
+                .there
+                .first()
+                .map(|part| part.start.saturating_sub(1));
+            let last = last.map(|last| last.to_string()).unwrap_or_default();
+            request = request.header(RANGE, format!("bytes={}-{last}", resume.from_bytes));
             if let Some(validator) = (resume.validator_of)(route.current()) {
                 request = request.header(IF_RANGE, validator);
             }
@@ -308,9 +373,9 @@ impl Client {
 }
 
 /// Says whether a request for a URL would carry secrets: to its server, or to a proxy.
-pub fn has_credentials(url: &SourceUrl) -> bool {
+pub fn has_credentials(url: &SourceUrl, access: &Access) -> bool {
     url.has_credentials()
-        || netrc::credentials(url.url()).is_some()
+        || netrc::credentials(url.url(), access.netrc.as_deref()).is_some()
         || proxy::some_has_credentials()
 }
 
@@ -328,4 +393,27 @@ impl reqwest::dns::Resolve for SystemResolver {
             Ok(addresses)
         })
     }
+}
+
+/// Makes a client that sends nothing but what it is told to.
+fn http(tls: rustls::ClientConfig, limits: &Limits) -> Result<reqwest::Client, NetError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let builder = proxy::from_environment()
+        .into_iter()
+        .fold(reqwest::Client::builder().no_proxy(), |builder, proxy| {
+            builder.proxy(proxy)
+        });
+    builder
+        .tls_backend_preconfigured(tls)
+        .dns_resolver(SystemResolver)
+        .connect_timeout(limits.connect_timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(USER_AGENT)
+        .default_headers(headers)
+        .build()
+        .map_err(|error| NetError::Setup {
+            reason: error.without_url().to_string(),
+        })
 }

@@ -3,13 +3,14 @@
 //! reqwest's own policy is not used: it would pass on headers that it does not know to be secret, and send a Referer.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::Trust;
 use super::error::NetError;
-use super::netrc;
+use super::{Access, netrc};
 use crate::source_url::{SourceUrl, SourceUrlError};
 
 /// Where we are, and where we have been.
@@ -20,6 +21,7 @@ pub(super) struct Route {
     visited: HashSet<Url>,
     max_redirects: u32,
     trust: Trust,
+    access: Arc<Access>,
 }
 
 /// A user name and a password, decoded. Not printable.
@@ -44,10 +46,11 @@ impl Route {
         start: &SourceUrl,
         max_redirects: u32,
         trust: Trust,
+        access: Arc<Access>,
     ) -> Result<Self, NetError> {
-        let mut route = Self::led_to(start, max_redirects, trust)?;
+        let mut route = Self::led_to(start, max_redirects, trust, access)?;
         if route.credentials.is_none() && trust == Trust::Verified {
-            route.credentials = netrc::credentials(start.url());
+            route.credentials = netrc::credentials(start.url(), route.access.netrc.as_deref());
         }
         Ok(route)
     }
@@ -57,6 +60,7 @@ impl Route {
         start: &SourceUrl,
         max_redirects: u32,
         trust: Trust,
+        access: Arc<Access>,
     ) -> Result<Self, NetError> {
         // Nothing secret is told to anybody.
         let may_tell = start.has_credentials() && trust == Trust::Verified;
@@ -72,6 +76,7 @@ impl Route {
             visited,
             max_redirects,
             trust,
+            access,
         })
     }
 
@@ -104,8 +109,10 @@ impl Route {
             (_, "http" | "https") => {}
             _ => return Err(bad("to something other than http and https")),
         }
-        let same_origin = from.origin() == target.origin();
-        let target = bare(target)?;
+        let named = bare(target)?;
+        let target = self.access.rules.apply(&named);
+        let target = bare(target.map_err(NetError::Blocked)?.url().clone())?;
+        let same_origin = from.origin() == target.url().origin();
         if self.visited.contains(target.url()) {
             return Err(NetError::RedirectLoop);
         }
@@ -150,7 +157,9 @@ mod tests {
     use super::*;
 
     fn route(start: &str) -> Route {
-        Route::new(&SourceUrl::parse(start).unwrap(), 20, Trust::Verified).unwrap()
+        let access = Arc::new(Access::default());
+        let start = SourceUrl::parse(start).unwrap();
+        Route::new(&start, 20, Trust::Verified, access).unwrap()
     }
 
     fn followed(start: &str, location: &str) -> Result<String, NetError> {
@@ -216,7 +225,7 @@ mod tests {
     #[test]
     fn who_trusts_anybody_tells_nobody_anything() {
         let start = SourceUrl::parse("https://me:secret@h/a").unwrap();
-        let mut route = Route::new(&start, 20, Trust::Anybody).unwrap();
+        let mut route = Route::new(&start, 20, Trust::Anybody, Arc::default()).unwrap();
         assert!(route.credentials().is_none());
         route.follow(Some(b"http://h/b")).unwrap();
         assert_eq!(route.current().url().as_str(), "http://h/b");

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use store_index::address::ContentAddress;
@@ -85,7 +86,11 @@ impl Downloads<'_> {
             return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
-        let mut downloader = Downloader::new(policy.limits, policy.client.clone());
+        let mut downloader = Downloader::new(
+            policy.limits,
+            policy.client.clone(),
+            Arc::clone(&policy.access),
+        );
         let mut trouble = None;
         let urls = request.urls.iter().flat_map(|url| {
             let mirrors = request.mirror_sites.expand(url);
@@ -97,7 +102,11 @@ impl Downloads<'_> {
         });
         for url in &urls.collect::<Vec<_>>() {
             let started = Instant::now();
-            let (result, reason) = match self.download(url, &mut downloader, &folder)? {
+            let asked = match policy.access.rules.apply(url) {
+                Ok(asked) => self.download(&asked, &mut downloader, &folder)?,
+                Err(blocked) => Err((AttemptResult::Skipped, blocked.to_string())),
+            };
+            let (result, reason) = match asked {
                 Ok((address, bytes)) => {
                     self.record(
                         SourceKind::Url,
@@ -166,7 +175,11 @@ impl Downloads<'_> {
         let mut rooms = Rooms::new(None, &place, None);
         let what = format!("fetching {}", git.url);
         self.watch.progress.begin(&what, None, Unit::Bytes);
-        let downloader = Downloader::new(policy.limits, policy.client.clone());
+        let downloader = Downloader::new(
+            policy.limits,
+            policy.client.clone(),
+            Arc::clone(&policy.access),
+        );
         let fetched = downloader
             .client()
             .and_then(|client| remote::fetch(git, None, &mut rooms, client, self.watch));

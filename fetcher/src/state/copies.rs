@@ -160,7 +160,7 @@ impl State {
         staging::sweep(&place);
         let staged = StagedTree::beside(&place)?;
         let room = path.join(FOLDER).join(staged.hidden.name());
-        disk::leave_reserve(&fs_err::File::open(&room)?.into_file(), new.bytes)?;
+        disk::leave_reserve(&fs_err::File::open(&room)?.into_file(), new.bytes, None)?;
         let content = room.join(CONTENT);
         let copied = own_folder::copy_standing(new.request, new.output, &content, watch)?;
         let Verdict::Right(verified) = copied else {

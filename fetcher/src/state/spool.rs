@@ -12,11 +12,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +27,7 @@ use store_index::address::ContentAddress;
 use store_index::digest::Digest;
 
 use super::lock::{self, Claim};
+use super::parts::{NEW_PARTS, PARTS};
 use super::{key, open_file, open_folder, read_record};
 use crate::net::BodyStart;
 use crate::source_url::SourceUrl;
@@ -52,8 +56,10 @@ const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub(crate) struct Partial {
     file: File,
-    /// How much is there.
+    /// How much is there from the beginning.
     pub(crate) bytes: u64,
+    /// What is there behind that, in order.
+    pub(crate) there: Vec<Range<u64>>,
 }
 
 impl Partial {
@@ -94,7 +100,30 @@ impl Claim {
             self.clear();
             return None;
         }
-        Some(Partial { file, bytes })
+        let (bytes, mut parts) = match self.read_parts(bytes) {
+            None => (bytes, Vec::new()),
+            Some(mut parts) if parts.first().is_some_and(|first| first.start == 0) => {
+                (parts.remove(0).end, parts)
+            }
+            Some(_) => {
+                self.clear();
+                return None;
+            }
+        };
+        // Without the length of the whole nobody can be asked for what is missing at the end.
+        if self.length().is_none() {
+            parts.clear();
+        }
+        if parts.is_empty() {
+            // From now on its length says how much is there.
+            file.set_len(bytes).ok()?;
+            self.forget_parts();
+        }
+        Some(Partial {
+            file,
+            bytes,
+            there: parts,
+        })
     }
 
     /// Makes a room of a partial download: what comes is written behind what is there. It gets the mode and group of
@@ -134,6 +163,12 @@ impl Claim {
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted.st_mode))?;
         StagedFile::in_spool(file, Arc::clone(&self.spool), self.part_name())
+    }
+
+    /// Forgets which parts are there: all is there up to the file's length.
+    fn forget_parts(&self) {
+        let name = format!("{}{PARTS}", self.key);
+        let _ = rustix::fs::unlinkat(&*self.spool, name, AtFlags::empty());
     }
 
     /// Forgets what has come: the whole is delivered, or it is wrong.
@@ -194,8 +229,15 @@ impl super::State {
         let spool = open_folder(&*self.there()?, "spool").ok()?;
         let name = format!("{}{PART}", key(address));
         let stat = rustix::fs::statat(&spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        u64::try_from(stat.st_size).ok()
+        Some(taken_bytes(&stat))
     }
+}
+
+/// Returns how much of a file is there: several connections leave holes, which have a length and no blocks.
+fn taken_bytes(stat: &Stat) -> u64 {
+    let taken = u64::try_from(stat.st_blocks).unwrap_or_default();
+    let length = u64::try_from(stat.st_size).unwrap_or_default();
+    taken.saturating_mul(512).min(length)
 }
 
 fn name_key(url: &SourceUrl) -> Option<String> {
@@ -212,7 +254,7 @@ pub(super) fn url_key(url: &SourceUrl) -> String {
 /// Lists partial downloads with their lengths in bytes.
 pub(super) fn parts(spool: &OwnedFd) -> Vec<(String, u64)> {
     let parts = old_first(spool, PART).into_iter();
-    parts.map(|entry| (entry.key, entry.bytes)).collect()
+    parts.map(|entry| (entry.key, entry.taken_bytes)).collect()
 }
 
 /// Removes what is too old, and the oldest of what is too much, or all; and lock files that nobody has used for long.
@@ -255,7 +297,8 @@ pub(super) fn trim(spool: &OwnedFd, locks: &OwnedFd, own: Option<&str>, all: boo
 
 /// Removes what has come of a content.
 fn remove(spool: &OwnedFd, key: &str) {
-    for suffix in [PART, RECORD] {
+    // The parts last: without them the file would count as whole up to its length.
+    for suffix in [PART, RECORD, NEW_PARTS, PARTS] {
         let _ = rustix::fs::unlinkat(spool, format!("{key}{suffix}"), AtFlags::empty());
     }
 }
@@ -264,6 +307,8 @@ struct Entry {
     key: String,
     age: Duration,
     bytes: u64,
+    /// Less than its length, where it has holes.
+    taken_bytes: u64,
 }
 
 /// Lists the files with a suffix, the longest untouched first.
@@ -288,6 +333,7 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
                 key: key.to_owned(),
                 age: now.duration_since(touched).unwrap_or_default(),
                 bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+                taken_bytes: taken_bytes(&stat),
             });
         }
         Ok(entries)

@@ -284,14 +284,19 @@ impl Visit<'_, '_> {
         };
         let (revisions, tips) = match revision {
             Revision::Id(id) if is_whole => (vec![revision.clone()], vec![*id]),
-            _ => fetch_into(&room, url, revision, self.client, (self.line, here)).inspect_err(
-                |_| {
-                    // The pack may need something that is there no more.
-                    if was_kept && self.line.is_pack() {
-                        self.line.set_damaged(true);
-                    }
-                },
-            )?,
+            _ => fetch_into(
+                &room,
+                &self.asked(url)?,
+                revision,
+                self.client,
+                (self.line, here),
+            )
+            .inspect_err(|_| {
+                // The pack may need something that is there no more.
+                if was_kept && self.line.is_pack() {
+                    self.line.set_damaged(true);
+                }
+            })?,
         };
         let opened = room.open_with(&tips, self.line.watch).map_err(local)?;
         let Some(mut repository) = opened else {
@@ -303,6 +308,12 @@ impl Visit<'_, '_> {
         }
         let trees = self.read(trees_of(&repository, &revisions))?;
         Ok((Rc::new(repository), trees))
+    }
+
+    /// Returns what is to be asked for a repository, by the rules of the configuration.
+    fn asked(&self, url: &SourceUrl) -> Result<SourceUrl, DownloadError> {
+        let asked = self.client.access().rules.apply(url);
+        asked.map_err(|blocked| DownloadError::trouble(blocked.to_string()))
     }
 
     /// Fetches the submodules of a tree, and theirs.

@@ -44,7 +44,7 @@ pub(super) fn pack(
     let ours = |id: &gix::oid| matches!(into.repository.database.kind(id), Ok(Some(_)));
     let packs = into.folder.join("objects/pack");
     let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
-    let survey = Survey::new(pack, count, folder.file(), ours);
+    let survey = Survey::new(pack, count, (folder.file(), line.limits.disk_reserve), ours);
     let mut whole = BufReader::with_capacity(BUFFER_LEN, header.as_slice().chain(survey));
     let written = Bundle::write_to_directory(
         &mut whole,

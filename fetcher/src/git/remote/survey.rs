@@ -63,6 +63,8 @@ pub(super) struct Survey<'a, R, F> {
     pack: R,
     /// Where it is written.
     folder: &'a File,
+    /// What is left free there, as configured.
+    reserve: Option<u64>,
     /// Says whether we have an object, which then is the base rather than one of the pack.
     is_ours: F,
     state: State,
@@ -78,10 +80,16 @@ pub(super) struct Survey<'a, R, F> {
 }
 
 impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
-    pub(super) fn new(pack: R, count: u32, folder: &'a File, is_ours: F) -> Self {
+    pub(super) fn new(
+        pack: R,
+        count: u32,
+        (folder, reserve): (&'a File, Option<u64>),
+        is_ours: F,
+    ) -> Self {
         Self {
             pack,
             folder,
+            reserve,
             is_ours,
             state: State::Head(Vec::new()),
             stream: Decompress::new(),
@@ -237,7 +245,7 @@ impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
                 State::Body(entry, _) => self.offset - entry.pack_offset(),
                 State::Head(_) | State::End => 0,
             };
-            disk::leave_reserve(self.folder, LOOK_AT_DISK_EVERY + unwritten)?;
+            disk::leave_reserve(self.folder, LOOK_AT_DISK_EVERY + unwritten, self.reserve)?;
         }
         Ok(count)
     }
@@ -295,8 +303,12 @@ mod tests {
 
         fn survey(&self, chunk: usize) -> io::Result<u64> {
             let folder = File::open(std::env::temp_dir()).unwrap();
-            let mut survey =
-                Survey::new(self.bytes.as_slice(), self.count, &folder, |_: &oid| false);
+            let mut survey = Survey::new(
+                self.bytes.as_slice(),
+                self.count,
+                (&folder, None),
+                |_: &oid| false,
+            );
             let mut buffer = vec![0; chunk];
             while survey.read(&mut buffer)? > 0 {}
             assert_eq!(survey.left, 0);

@@ -201,7 +201,7 @@ impl Group {
                 }));
             }
             if is_look {
-                disk::leave_reserve(disk.file(), LOOK_AT_DISK_EVERY)?;
+                disk::leave_reserve(disk.file(), LOOK_AT_DISK_EVERY, line.limits.disk_reserve)?;
             }
             std::thread::sleep(POLL_INTERVAL);
         }
