@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use fetcher::builtin::Settings;
 use fetcher::cli::Environment;
-use fetcher::configuration::Configuration;
+use fetcher::configuration::{Configuration, ConfiguredLimits};
 use fetcher::error::ErrorKind;
 use fetcher::fetch;
 use fetcher::report::{Attempt, AttemptResult, Listener, Report};
@@ -17,7 +17,7 @@ use store_index::hash_text;
 use store_index::watch::{NoProgress, Watch};
 
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, mode, names_in, nar_sri, sri};
+use crate::support::{TestEnv, mode, names_in, nar_sri, noise, sri};
 
 struct Silence;
 
@@ -50,6 +50,10 @@ fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Reques
 
 /// A store of nothing, and one folder.
 fn deliver(env: &TestEnv, request: &Request) -> Report {
+    deliver_with(env, request, Configuration::default())
+}
+
+fn deliver_with(env: &TestEnv, request: &Request, configuration: Configuration) -> Report {
     fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
     let variable = |name: &str| match name {
         "NIX_STORE" => Some(env.path("store").into()),
@@ -59,7 +63,7 @@ fn deliver(env: &TestEnv, request: &Request) -> Report {
     let settings = Settings::read(
         &Environment {
             variables: &variable,
-            configuration: Configuration::default(),
+            configuration,
         },
         "/nowhere",
     )
@@ -183,4 +187,43 @@ fn of_another_version_nothing_is_told_but_what_everybody_may_know() {
     assert_eq!(passed_over(&deliver(&env, &wanted)), 1);
     private(&file);
     assert_eq!(passed_over(&deliver(&env, &wanted)), 0);
+}
+
+/// Where an administrator has made a folder for the build's user, a download that broke off goes on in the next build.
+#[test]
+fn a_state_dir_of_the_administrator() {
+    let env = TestEnv::new();
+    let body = noise(3, 3 << 20);
+    let server = Server::start();
+    let file = Answer::file(body.clone());
+    server.route_in_turn("/big", [file.clone().cut_after(2 << 20), file]);
+    let wanted = request(&env, Method::Flat, &sri(&body), &[server.url("/big")]);
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let configuration = || Configuration {
+        state_dir: Some(env.path("state")),
+        limits: ConfiguredLimits {
+            tries: Some(1),
+            ..ConfiguredLimits::default()
+        },
+        ..Configuration::default()
+    };
+    // Nobody but the administrator makes it: without it all is as ever.
+    let own = env.path("state").join(&uid);
+    fs_err::create_dir_all(&own).unwrap();
+    fs_err::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let error = deliver_with(&env, &wanted, configuration())
+        .result
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Network);
+    // What a build leaves at its output is void.
+    drop(fs_err::remove_file(env.out("given")));
+    let report = deliver_with(&env, &wanted, configuration());
+    assert!(report.result.is_ok(), "{report:?}");
+    assert!(env.output("given") == body);
+    assert_eq!(mode(&env.out("given")) & 0o777, 0o644);
+    assert_eq!(env.outputs(), ["given"]);
+    assert_eq!(server.sent_bytes(), body.len() as u64);
+    assert_eq!(names_in(&own.join("spool")), [""; 0]);
+    // Deliveries are nobody else's business.
+    assert!(!own.join("ledger").exists());
 }

@@ -133,6 +133,10 @@ fn help() {
               A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix
               publish` does; asked before the URLs
 
+          --archive <NAME[=URL]>
+              A public archive, asked last, which tells it the hash: software-heritage or
+              internet-archive (a copy of the first URL)
+
           --no-store
               No store but those named
 
@@ -244,16 +248,18 @@ fn help() {
       -V, --version                Print version
 
     Where to look:
-          --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
-                                $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
-          --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
-                                that are mounted]
-          --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
-                                ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
-          --no-store            No store but those named
-          --no-media            No medium but those named
-          --no-local            No local source at all
+          --store <DIR[=REAL]>    A store; paths are computed with DIR, files read below REAL [default:
+                                  $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
+          --index <DIR>           An index, or a folder of indexes; its root counts as named too
+          --media <DIR>           A folder or medium [default: discs, images of discs and removable
+                                  disks that are mounted]
+          --mirror <URL>          A server that names files by their hashes: ALGORITHM/HEX,
+                                  ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
+          --archive <NAME[=URL]>  A public archive, asked last, which tells it the hash:
+                                  software-heritage or internet-archive (a copy of the first URL)
+          --no-store              No store but those named
+          --no-media              No medium but those named
+          --no-local              No local source at all
 
     Network:
           --offline                       Open no socket
@@ -315,16 +321,18 @@ fn help() {
       -h, --help                   Print help
 
     Where to look:
-          --store <DIR[=REAL]>  A store; paths are computed with DIR, files read below REAL [default:
-                                $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
-          --index <DIR>         An index, or a folder of indexes; its root counts as named too
-          --media <DIR>         A folder or medium [default: discs, images of discs and removable disks
-                                that are mounted]
-          --mirror <URL>        A server that names files by their hashes: ALGORITHM/HEX,
-                                ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
-          --no-store            No store but those named
-          --no-media            No medium but those named
-          --no-local            No local source at all
+          --store <DIR[=REAL]>    A store; paths are computed with DIR, files read below REAL [default:
+                                  $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
+          --index <DIR>           An index, or a folder of indexes; its root counts as named too
+          --media <DIR>           A folder or medium [default: discs, images of discs and removable
+                                  disks that are mounted]
+          --mirror <URL>          A server that names files by their hashes: ALGORITHM/HEX,
+                                  ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
+          --archive <NAME[=URL]>  A public archive, asked last, which tells it the hash:
+                                  software-heritage or internet-archive (a copy of the first URL)
+          --no-store              No store but those named
+          --no-media              No medium but those named
+          --no-local              No local source at all
 
     Output:
           --json            Print one JSON object instead of the path
@@ -641,7 +649,7 @@ fn usage_errors() {
     --- stderr
     fetch: warning: gopher://127.0.0.1/hello is skipped: the scheme gopher:// is not supported
     fetch: error: no usable URL is left for sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM= (hello), and no local source has it
-    fetch: hint: http://, https:// and mirror:// URLs can be downloaded
+    fetch: hint: http://, https://, mirror:// and, on the command line, file:// URLs can be fetched from
     ");
     insta::assert_snapshot!(shown(env.store_index(["lookup", "sha3:00"]).go()), @r"
     exit 2

@@ -224,3 +224,81 @@ fn limits_of_a_file_hold() {
     fetch().go().exits(5).says("4999");
     fetch().variable("FETCH_MAX_BYTES", "5000").go().exits(0);
 }
+
+/// What is said of the network in a file counts, as an option would.
+#[test]
+fn keys_of_the_network() {
+    let env = TestEnv::new();
+    let body = noise(4, 2 << 20);
+    let server = Server::with("/busy", Answer::status(500, "oops"));
+    server.route("/big", Answer::file(body.clone()));
+    server.route("/around", Answer::redirect(302, &server.url("/big")));
+    let fetch = |path: &str, keys: &str| {
+        env.write("config/fetch/fetch.toml", keys);
+        drop(fs_err::remove_file(env.out("big")));
+        env.fetch_hash(sri(&body))
+            .args(["--name", "big", "--no-local"])
+            .arg(server.url(path))
+    };
+    fetch("/busy", "[limits]\ntries = 2\n").go().exits(5);
+    assert_eq!(server.requests().len(), 2);
+    fetch("/busy", "[limits]\nretry_budget = 0\n").go().exits(5);
+    assert_eq!(server.requests().len(), 3);
+    let no_redirects = "[limits]\nmax_redirects = 0\n";
+    fetch("/around", no_redirects)
+        .go()
+        .exits(5)
+        .says("more than 0 redirects");
+    let all = format!("[limits]\ndisk_reserve = {}\n", 1_u64 << 60);
+    fetch("/big", &all).go().exits(7).says("not enough space");
+    let netrc = env.write(
+        "secrets",
+        format!(
+            "machine 127.0.0.1:{} login me password s3cret\n",
+            server.port()
+        ),
+    );
+    fetch("/big", &format!("netrc = '{}'\n", netrc.display()))
+        .go()
+        .exits(0);
+    let sent = server
+        .requests()
+        .last()
+        .unwrap()
+        .header("authorization")
+        .map(str::to_owned);
+    assert_eq!(sent.as_deref(), Some("Basic bWU6czNjcmV0"), "me:s3cret");
+    // Servers that are asked, and the sites behind mirror://.
+    let mirrors = format!(
+        "mirrors = ['{}']\n[mirror_sites]\ngnu = ['{}']\n",
+        server.url("/hashed"),
+        server.url("/")
+    );
+    env.write("config/fetch/fetch.toml", &mirrors);
+    fs_err::remove_file(env.out("big")).unwrap();
+    env.fetch_hash(sri(&body))
+        .args(["--no-local", "mirror://gnu/big"])
+        .go()
+        .exits(0);
+    let asked = server.requests();
+    assert!(
+        asked
+            .iter()
+            .any(|asked| asked.line.starts_with("GET /hashed/sha256/"))
+    );
+    assert_eq!(asked.last().unwrap().line, "GET /big HTTP/1.1");
+    // Another process has it: the file says how long is waited.
+    server.route(
+        "/slow",
+        Answer::file(body.clone()).paced(64 << 10, std::time::Duration::from_millis(50)),
+    );
+    let holder = fetch("/slow", "").start();
+    crate::support::wait_until("the other one downloads", || {
+        server.requests().last().unwrap().line == "GET /slow HTTP/1.1"
+    });
+    fetch("/big", "lock = 'fail'\n")
+        .args(["-o", "other"])
+        .go()
+        .exits(6);
+    holder.wait().exits(0);
+}

@@ -87,7 +87,16 @@ fn hashed_mirrors_come_before_the_urls_and_are_verified() {
         .json(0);
     report.tried("hashed-mirror", "mismatch", &liar.url(&layouts[0]));
     assert_eq!(report.kind(), "url");
-    assert_eq!(empty.requests().len(), 3);
+    let asked: Vec<_> = empty
+        .requests()
+        .into_iter()
+        .map(|asked| asked.line)
+        .collect();
+    assert_eq!(asked.len(), 5, "{asked:?}");
+    assert_eq!(
+        asked[3..],
+        ["GET /layout.conf HTTP/1.1", "GET /hello HTTP/1.1"]
+    );
     // Without a URL it is enough, and offline it is not asked.
     let mirror = Server::with(&layouts[0], Answer::body("hello\n"));
     fs_err::remove_file(env.out("hello")).unwrap();
@@ -188,4 +197,229 @@ fn netrc() {
         authorized(&server).as_deref(),
         Some("Basic YW5uYTpzM2NyZXQ=")
     );
+}
+
+/// Mirrors of Gentoo say in a file how they lay out theirs, and are asked for it once.
+#[test]
+fn layouts_of_gentoos_mirrors() {
+    let env = TestEnv::new();
+    // `printf hello | b2sum`, `printf hello | sha512sum`, `echo hello | sha512sum`
+    let by_name = "/distfiles/e4/hello";
+    let content = "e7c22b994c59d9cf2b48e549b1e24666636045930d3da7c1acb299d1c3b7f931f94aae41edda2c2b207a36e10f8bcb8d45223e54878f5b316e7ce3b6bc019629";
+    let by_content = format!("/distfiles/e7/c22/{content}");
+    for (conf, hash, path) in [
+        (
+            "[structure]\n0=filename-hash BLAKE2B 8\n1=flat\n",
+            HELLO,
+            by_name,
+        ),
+        (
+            "[structure]\n0=filename-hash SHA512 8:8\n",
+            HELLO,
+            "/distfiles/9b/71/hello",
+        ),
+        ("[structure]\n0=flat\n", HELLO, "/distfiles/hello"),
+        (
+            "[structure]\n0=content-hash SHA512 8:12\n1=filename-hash BLAKE2B 8\n",
+            &format!("sha512:{content}"),
+            &by_content,
+        ),
+        // Of which content it is cannot be known from another algorithm's digest.
+        (
+            "[structure]\n0=content-hash SHA512 8:12\n1=filename-hash BLAKE2B 8\n",
+            HELLO,
+            by_name,
+        ),
+    ] {
+        let mirror = Server::with("/distfiles/layout.conf", Answer::body(conf));
+        mirror.route(path, Answer::body("hello\n"));
+        let report = env
+            .fetch_hash(hash)
+            .args(["--name", "hello", "--force", "--no-local", "--mirror"])
+            .arg(mirror.url("/distfiles"))
+            .json(0);
+        assert_eq!(report.kind(), "hashed-mirror");
+        assert_eq!(report.location(), mirror.url(path), "{conf}");
+        fs_err::remove_file(env.out("hello")).unwrap();
+    }
+    // Without that file the mirror is a flat one; one that is in trouble is asked again.
+    let flat = Server::with("/hello", Answer::body("hello\n"));
+    flat.route_in_turn(
+        "/layout.conf",
+        [Answer::status(500, "oops"), Answer::status(404, "")],
+    );
+    let report = env
+        .fetch_hash(HELLO)
+        .args(["--name", "hello", "--no-local", "--mirror", &flat.url("")])
+        .json(0);
+    report.tried("hashed-mirror", "failed", &flat.url("/layout.conf"));
+    report.tried("hashed-mirror", "absent", &flat.url("/layout.conf"));
+    assert_eq!(report.location(), flat.url("/hello"));
+}
+
+/// Archives learn the hash: they are asked when nobody else has it, and only if somebody said so.
+#[test]
+fn archives_are_asked_last() {
+    let env = TestEnv::new();
+    let upstream = Server::with("/hello", Answer::status(500, "oops"));
+    let heritage = Server::with(
+        &format!("/api/1/content/sha256:{HELLO_HEX}/raw/"),
+        Answer::body("hello\n"),
+    );
+    let named = format!("software-heritage={}", heritage.url(""));
+    let fetch = || {
+        env.fetch_hash(HELLO)
+            .args(["--name", "hello", "--no-local", "--force"])
+            .arg(upstream.url("/hello?token=1"))
+    };
+    fetch().args(["--retry-budget", "0"]).go().exits(5);
+    assert_eq!(heritage.connections(), 0);
+    let report = fetch().args(["--archive", &named]).json(0);
+    assert_eq!(report.kind(), "archive");
+    // Every try of the others came before.
+    assert_eq!(upstream.requests().len(), 1 + 4);
+    fs_err::remove_file(env.out("hello")).unwrap();
+    // One of the configuration, for the first URL that is no other archive's.
+    let web = Server::start();
+    env.write(
+        "config/fetch/fetch.toml",
+        format!("archives = ['internet-archive={}']\n", web.url("/")),
+    );
+    let quick = || fetch().args(["--retry-budget", "0"]);
+    quick().go().exits(5);
+    let [asked] = &web.requests()[..] else {
+        panic!("{:?}", web.requests());
+    };
+    let wanted = format!("id_/{} HTTP/1.1", upstream.url("/hello?token=1"));
+    let digits = asked
+        .line
+        .strip_prefix("GET /web/")
+        .unwrap()
+        .strip_suffix(&wanted);
+    assert_eq!(digits.map(str::len), Some(14), "{}", asked.line);
+    // Other hashes are not known there, and explain says so without asking.
+    let explained = env
+        .fetch(["explain", HELLO, "--no-local", "--archive", &named])
+        .go();
+    assert!(
+        explained.stdout.contains("archive     would ask"),
+        "{explained}"
+    );
+    for bad in ["swh", "software-heritage=ftp://h/"] {
+        quick().args(["--archive", bad]).go().exits(2);
+    }
+}
+
+/// A file:// URL is a file of this machine.
+#[test]
+fn file_urls() {
+    let env = TestEnv::new();
+    let file = env.write("a folder/hello", "hello\n");
+    let url = format!("file://{}", file.to_str().unwrap().replace(' ', "%20"));
+    let fetch = |url: &str| {
+        env.fetch_hash(HELLO)
+            .args(["--no-local", "--force", "--offline"])
+            .arg(url)
+    };
+    let report = fetch(&url).json(0);
+    assert_eq!(
+        (report.kind(), report.location()),
+        ("url", file.to_str().unwrap())
+    );
+    fs_err::write(&file, "other\n").unwrap();
+    fs_err::remove_file(env.out("hello")).unwrap();
+    let report = fetch(&url).json(3);
+    report.tried("url", "mismatch", file.to_str().unwrap());
+    fs_err::remove_file(&file).unwrap();
+    fetch(&url).go().exits(3);
+    // Servers name none.
+    let server = Server::with("/hello", Answer::redirect(302, &url));
+    env.write("a folder/hello", "hello\n");
+    env.fetch_hash(HELLO)
+        .args(["--no-local", "--retry-budget", "0"])
+        .arg(server.url("/hello"))
+        .go()
+        .exits(5)
+        .says("redirect to something other than http and https");
+}
+
+/// Rules say who is asked, of every URL and every redirect, in the order of the file.
+#[test]
+fn url_rules() {
+    let env = TestEnv::new();
+    let (inside, outside) = (Server::start(), Server::start());
+    inside.route("/proxy/pub/hello", Answer::body("hello\n"));
+    inside.route(
+        "/away",
+        Answer::redirect(302, &outside.url("/secret/hello")),
+    );
+    inside.route("/moved", Answer::redirect(302, &outside.url("/pub/hello")));
+    let file = env.write(
+        "config/fetch/fetch.toml",
+        format!(
+            "url_rules = [\n  'rewrite {outside}pub/ {inside}proxy/pub/',\n  'block {outside}',\n]\n",
+            outside = outside.url("/"),
+            inside = inside.url("/")
+        ),
+    );
+    let rule = format!("blocked by the rule at {}:3", file.display());
+    let with_mirror = |url: &str, more: &[&str]| {
+        let run = env
+            .fetch_hash(HELLO)
+            .args(["--name", "hello", "--no-local"]);
+        run.args(["--force", "--retry-budget", "0"])
+            .args(more)
+            .arg(url)
+    };
+    // In place of the URL, without its password, and in place of a redirect's target.
+    for url in [
+        outside.url_with_user("me:secret", "/pub/hello"),
+        inside.url("/moved"),
+    ] {
+        with_mirror(&url, &[]).go().exits(0);
+        let requests = inside.requests();
+        assert_eq!(
+            requests.last().unwrap().line,
+            "GET /proxy/pub/hello HTTP/1.1"
+        );
+        assert_eq!(requests.last().unwrap().header("authorization"), None);
+        fs_err::remove_file(env.out("hello")).unwrap();
+    }
+    // What is blocked is skipped; alone it is no usable URL, as a redirect's target it is trouble.
+    with_mirror(&outside.url("/hello"), &[])
+        .go()
+        .exits(2)
+        .says(&rule);
+    let report = with_mirror(&inside.url("/none"), &["--mirror", &outside.url("/m")]).json(3);
+    let skipped = outside.url("/m/layout.conf");
+    report.tried("hashed-mirror", "skipped", &skipped);
+    with_mirror(&inside.url("/away"), &[])
+        .go()
+        .exits(5)
+        .says(&rule);
+    // And a repository.
+    env.fetch_hash(sri(b"a tree"))
+        .args([
+            "--no-local",
+            "--name",
+            "tree",
+            "--rev",
+            &"1".repeat(40),
+            "--git",
+        ])
+        .arg(outside.url("/repository.git"))
+        .go()
+        .says(&rule);
+    assert_eq!(outside.connections(), 0);
+    let explained = env
+        .fetch(["explain", HELLO, "--no-local"])
+        .args([outside.url("/hello"), outside.url("/pub/hello")])
+        .go();
+    assert!(explained.stdout.contains(&rule), "{explained}");
+    let instead = format!(
+        "{} in place of {}",
+        inside.url("/proxy/pub/hello"),
+        outside.url("/pub/hello")
+    );
+    assert!(explained.stdout.contains(&instead), "{explained}");
 }

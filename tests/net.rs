@@ -30,6 +30,8 @@ const LIMITS: Limits = Limits {
     stall_window: Duration::from_secs(10),
     max_redirects: 20,
     max_bytes: 1 << 20,
+    tries: 4,
+    disk_reserve: None,
     retry_budget: Duration::ZERO,
 };
 

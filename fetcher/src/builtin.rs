@@ -8,17 +8,23 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use store_index::store_option::StoreOption;
 
-use crate::cli::{Environment, NetworkArgs, PlaceArgs};
+use crate::cli::{Environment, NetworkArgs, PlaceArgs, access};
 use crate::error::FetchError;
-use crate::fetch::Policy;
-use crate::net::Limits;
+use crate::fetch::{LockPolicy, Policy};
+use crate::net::{Access, Limits};
 use crate::places::{Named, Places};
 use crate::report::{Attempt, AttemptResult, Listener};
 use crate::source::SourceKind;
 use crate::stale_hash::StaleHash;
+
+/// How long a build waits for another one that downloads the same content, unless that is configured: a daemon may
+/// have a time limit of its own.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// What the administrator configured, by the environment of the daemon and by the system's file.
 #[derive(Debug)]
@@ -31,6 +37,10 @@ pub struct Settings {
     pub offline: bool,
     /// Bounds of downloads.
     pub limits: Limits,
+    /// What to do while another build downloads the same content.
+    pub lock: LockPolicy,
+    /// Which URLs may be asked, and with which passwords.
+    pub access: Arc<Access>,
     /// The real guix.
     pub guix: Option<PathBuf>,
 }
@@ -51,7 +61,10 @@ impl Settings {
         }
         named.builtin = true;
         // A build's users have no home, and nothing is shared between them.
-        named.state = None;
+        // Unless an administrator has made a folder for each of them.
+        let uid = rustix::process::geteuid().as_raw();
+        let state_dir = environment.configuration.state_dir.as_ref();
+        named.state = state_dir.map(|folder| folder.join(uid.to_string()));
         named.no_store = true;
         named.no_media = true;
         Ok(Self {
@@ -63,6 +76,10 @@ impl Settings {
                 environment.configuration.offline,
             )?,
             limits: NetworkArgs::default().limits(environment)?,
+            lock: NetworkArgs::default()
+                .lock(environment)?
+                .unwrap_or(LockPolicy::WaitFor(LONGEST_WAIT)),
+            access: access(environment),
             guix: environment.guix()?,
         })
     }
@@ -90,6 +107,8 @@ impl Settings {
             offline: self.offline,
             stale_hash: StaleHash::Refuse,
             limits: self.limits,
+            lock: self.lock,
+            access: Arc::clone(&self.access),
             leave_wrong: true,
             ..Policy::default()
         }
@@ -148,7 +167,7 @@ impl Listener for Log<'_> {
     fn attempt(&self, attempt: &Attempt) {
         let is_url = matches!(
             attempt.kind,
-            SourceKind::Url | SourceKind::HashedMirror | SourceKind::Git
+            SourceKind::Url | SourceKind::HashedMirror | SourceKind::Git | SourceKind::Archive
         );
         let reason = attempt.reason.as_deref().unwrap_or_default();
         match attempt.result {

@@ -15,8 +15,13 @@ const RESERVE_PER_CENT: u64 = 1;
 /// Files below this size may come whatever is free: they do not fill a disk.
 const SMALL_BYTES: u64 = 1024 * 1024;
 
-/// Refuses so many more bytes beside a file if they would leave less than the reserve.
-pub(crate) fn leave_reserve(file: &File, more_bytes: u64) -> io::Result<()> {
+/// Refuses so many more bytes beside a file if they would leave less than the reserve: that of the configuration, or
+/// the usual one.
+pub(crate) fn leave_reserve(
+    file: &File,
+    more_bytes: u64,
+    configured: Option<u64>,
+) -> io::Result<()> {
     if more_bytes < SMALL_BYTES {
         return Ok(());
     }
@@ -26,7 +31,8 @@ pub(crate) fn leave_reserve(file: &File, more_bytes: u64) -> io::Result<()> {
     };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let whole = space.f_blocks.saturating_mul(space.f_frsize);
-    let reserve = RESERVE_BYTES.min(whole / 100 * RESERVE_PER_CENT);
+    let usual = RESERVE_BYTES.min(whole / 100 * RESERVE_PER_CENT);
+    let reserve = configured.unwrap_or(usual);
     if more_bytes.saturating_add(reserve) <= free {
         return Ok(());
     }

@@ -6,11 +6,14 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::sync::Arc;
 
+use reqwest::header::HeaderMap;
 use store_index::watch::{Progress, Watch};
 
 use crate::disk;
-use crate::net::{BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry};
+use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
+use crate::net::{Access, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry};
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
@@ -24,6 +27,7 @@ const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Downloader {
     limits: Limits,
+    access: Arc<Access>,
     client: Option<Client>,
 }
 
@@ -50,9 +54,10 @@ pub(crate) enum DownloadError {
 }
 
 impl Downloader {
-    pub(crate) const fn new(limits: Limits) -> Self {
+    pub(crate) const fn new(limits: Limits, access: Arc<Access>) -> Self {
         Self {
             limits,
+            access,
             client: None,
         }
     }
@@ -61,8 +66,43 @@ impl Downloader {
     pub(crate) fn client(&mut self) -> Result<&Client, DownloadError> {
         Ok(match &mut self.client {
             Some(client) => client,
-            none => none.insert(Client::new(self.limits).map_err(DownloadError::from)?),
+            none => {
+                let access = Arc::clone(&self.access);
+                none.insert(Client::with_access(self.limits, access).map_err(DownloadError::from)?)
+            }
         })
+    }
+
+    /// Asks a mirror how it names files.
+    pub(crate) fn layout_of(
+        &mut self,
+        mirror: &SourceUrl,
+        watch: Watch<'_>,
+    ) -> Result<Layout, DownloadError> {
+        let Some(url) = mirror.join(LAYOUT_FILE) else {
+            return Ok(Layout::flat());
+        };
+        let url = self.access.rules.apply(&url);
+        let url = url.map_err(|blocked| DownloadError::trouble(blocked.to_string()))?;
+        let client = self.client()?;
+        let told = client
+            .exchange(&url, &HeaderMap::new(), None, false, watch.interrupt)
+            .and_then(|mut answer| {
+                let mut text = Vec::new();
+                loop {
+                    let chunk = answer.next()?;
+                    if chunk.is_empty() || text.len() > MAX_LAYOUT_BYTES {
+                        return Ok(text);
+                    }
+                    text.extend_from_slice(&chunk);
+                }
+            });
+        match told {
+            Ok(text) if text.len() > MAX_LAYOUT_BYTES => Ok(Layout::flat()),
+            Ok(text) => Ok(Layout::parse(&String::from_utf8_lossy(&text))),
+            Err(error) if error.class() == NetClass::Gone => Ok(Layout::flat()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Downloads and compares. `room` is empty; what it is afterwards has the content, be it right or wrong.
@@ -116,6 +156,7 @@ impl Downloader {
             check: Some((check, request)),
             progress: watch.progress,
             unlooked_bytes: None,
+            reserve: self.limits.disk_reserve,
         };
         self.get(&mut landing, watch)?;
         let Landing { room, check, .. } = landing;
@@ -145,6 +186,7 @@ impl Downloader {
             check: None,
             progress: watch.progress,
             unlooked_bytes: None,
+            reserve: self.limits.disk_reserve,
         };
         self.get(&mut landing, watch)?;
         let metadata = room.file.metadata().map_err(DownloadError::Write)?;
@@ -239,6 +281,8 @@ struct Landing<'a> {
     progress: &'a dyn Progress,
     /// How much came since the disk was looked at, where nobody said how much will come.
     unlooked_bytes: Option<u64>,
+    /// What stays free on the disk, if that was configured.
+    reserve: Option<u64>,
 }
 
 impl Landing<'_> {
@@ -263,7 +307,7 @@ impl Landing<'_> {
         if length.is_none_or(|length| length >= SPOOL_ABOVE_BYTES)
             && let Ok(room) = claim.begin(&self.room.file)
             // Where there is no room to keep it, it comes all the same.
-            && disk::leave_reserve(&room.file, length.unwrap_or(LOOK_AT_DISK_EVERY)).is_ok()
+            && disk::leave_reserve(&room.file, length.unwrap_or(LOOK_AT_DISK_EVERY), self.reserve).is_ok()
         {
             *self.room = room;
         }
@@ -276,14 +320,14 @@ impl BodySink for Landing<'_> {
         if let Some(length) = start.length_bytes {
             self.progress.set_total(length);
             let missing = length.saturating_sub(start.from_bytes);
-            disk::leave_reserve(&self.room.file, missing)?;
+            disk::leave_reserve(&self.room.file, missing, self.reserve)?;
         }
         if start.from_bytes == 0 {
             self.begin(start.length_bytes)?;
         } else {
             self.go_on()?;
             if let Some(length) = start.length_bytes {
-                disk::leave_reserve(&self.room.file, length - start.from_bytes)?;
+                disk::leave_reserve(&self.room.file, length - start.from_bytes, self.reserve)?;
             }
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
@@ -301,7 +345,7 @@ impl BodySink for Landing<'_> {
             *unlooked += chunk.len() as u64;
             if *unlooked >= LOOK_AT_DISK_EVERY {
                 *unlooked = 0;
-                disk::leave_reserve(staged, LOOK_AT_DISK_EVERY)?;
+                disk::leave_reserve(staged, LOOK_AT_DISK_EVERY, self.reserve)?;
             }
         }
         staged.write_all(chunk)?;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 use store_index::watch::Watch;
 
+use crate::net::Rules;
 use crate::places::Places;
 use crate::request::Request;
 use crate::source::{self, Candidate, CandidatePlace, Lookup};
@@ -34,7 +35,7 @@ pub struct Explanation {
 }
 
 /// Asks every source.
-pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanation {
+pub fn explain(request: &Request, places: &Places, rules: &Rules, watch: Watch<'_>) -> Explanation {
     let mut answers = Vec::new();
     for mut source in source::in_order(places, request) {
         if watch.interrupted() {
@@ -55,13 +56,15 @@ pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanat
         };
         let (kind, location) = (source.kind().name(), source.location());
         match lookup {
-            Lookup::Found(_) if source.is_network() => push(
-                kind,
-                location,
-                "would ask",
-                source.reservation(request, &places.state),
-                None,
-            ),
+            Lookup::Found(candidates) if source.is_network() => {
+                let reservation = source.reservation(request, &places.state);
+                let (is_asked, by_rules) = ruled(&candidates, rules);
+                let reason = by_rules.into_iter().chain(reservation);
+                let reason = Some(reason.collect::<Vec<_>>().join("; "));
+                let answer = if is_asked { "would ask" } else { "skipped" };
+                let reason = reason.filter(|reason| !reason.is_empty());
+                push(kind, location, answer, reason, None);
+            }
             Lookup::Found(candidates) => {
                 for candidate in candidates {
                     let known = source.learn_names(&candidate);
@@ -102,6 +105,28 @@ pub fn explain(request: &Request, places: &Places, watch: Watch<'_>) -> Explanat
     }
 }
 
+/// Returns whether one of the candidates would be asked, and what the rules of the configuration change.
+fn ruled(candidates: &[Candidate], rules: &Rules) -> (bool, Vec<String>) {
+    let (mut is_asked, mut changes) = (false, Vec::new());
+    for candidate in candidates {
+        let url = match &candidate.place {
+            CandidatePlace::Url(url) | CandidatePlace::MirrorOf(url) => url,
+            CandidatePlace::Clone(clone) => &clone.source.url,
+            _ => continue,
+        };
+        match rules.apply(url) {
+            Ok(asked) => {
+                is_asked = true;
+                if asked != *url {
+                    changes.push(format!("{asked} in place of {}", candidate.location));
+                }
+            }
+            Err(blocked) => changes.push(format!("{} is {blocked}", candidate.location)),
+        }
+    }
+    (is_asked, changes)
+}
+
 /// Returns the size of a candidate that is a file, in bytes.
 fn size(candidate: &Candidate) -> Option<u64> {
     match &candidate.place {
@@ -112,6 +137,7 @@ fn size(candidate: &Candidate) -> Option<u64> {
         CandidatePlace::Tree { .. }
         | CandidatePlace::Checkout(_)
         | CandidatePlace::Url(_)
+        | CandidatePlace::MirrorOf(_)
         | CandidatePlace::Clone(_) => None,
     }
 }

@@ -5,6 +5,7 @@ mod queue;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use store_index::beneath::Reach;
@@ -14,13 +15,14 @@ use store_index::watch::Watch;
 pub use self::network::LockPolicy;
 use crate::error::FetchError;
 use crate::landing::{self, Landed, Landing, NotIt};
-use crate::net::Limits;
+use crate::mirror_layout::Layouts;
+use crate::net::{Access, Limits};
 use crate::output::{self, Found};
 use crate::places::{DEFAULT_STORES, Places};
 use crate::report::{Attempt, AttemptResult, Listener, Report, Success};
-use crate::request::{Request, Target};
+use crate::request::{GitSource, Request, Target};
 use crate::source::{
-    self, Candidate, CandidatePlace, Disc, KnownNames, Lookup, Source, SourceKind,
+    self, Candidate, CandidatePlace, CloneOf, Disc, KnownNames, Lookup, Source, SourceKind,
 };
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
@@ -45,6 +47,8 @@ pub struct Policy {
     pub lock: LockPolicy,
     /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
     pub leave_wrong: bool,
+    /// Which URLs may be asked, and with which passwords.
+    pub access: Arc<Access>,
 }
 
 /// Fetches.
@@ -67,6 +71,7 @@ pub fn run<'a>(
         discs: Vec::new(),
         urls: Vec::new(),
         state: &places.state,
+        layouts: &places.layouts,
         network: NetworkSummary::default(),
         left: None,
     };
@@ -100,6 +105,7 @@ struct Walk<'a> {
     /// What is to be downloaded, once all network sources have named theirs.
     urls: Vec<Candidate>,
     state: &'a State,
+    layouts: &'a Layouts,
     network: NetworkSummary,
     /// Whence the content came that was left to the daemon.
     left: Option<String>,
@@ -226,7 +232,9 @@ impl Walk<'_> {
         }
         let (result, reason) = match lookup {
             Lookup::Found(candidates) if source.is_network() => {
-                self.urls.extend(candidates);
+                for candidate in candidates {
+                    self.take_url(candidate, started);
+                }
                 return Ok(None);
             }
             Lookup::Found(candidates) => return self.try_all(source, candidates, landing),
@@ -244,6 +252,41 @@ impl Walk<'_> {
         };
         self.record(source.kind(), source.location(), result, reason, 0, started);
         Ok(None)
+    }
+
+    /// Takes what is to be downloaded, as far as the rules of the configuration let it be asked.
+    fn take_url(&mut self, mut candidate: Candidate, started: Instant) {
+        let (CandidatePlace::Url(url)
+        | CandidatePlace::MirrorOf(url)
+        | CandidatePlace::Clone(CloneOf {
+            source: GitSource { url, .. },
+            ..
+        })) = &candidate.place
+        else {
+            self.urls.push(candidate);
+            return;
+        };
+        match self.policy.access.rules.apply(url) {
+            Ok(asked) => {
+                // What is kept of a repository goes by the URL that was named; it is rewritten where it is fetched.
+                if let CandidatePlace::Url(url) = &mut candidate.place
+                    && *url != asked
+                {
+                    candidate.location = asked.to_string();
+                    *url = asked;
+                }
+                self.urls.push(candidate);
+            }
+            Err(blocked) => {
+                let reason = blocked.to_string();
+                let Candidate { kind, location, .. } = candidate;
+                self.listener
+                    .warning(&format!("{location} is not asked: {reason}"));
+                self.network.blocked = Some(format!("{location}: {reason}"));
+                let skipped = AttemptResult::Skipped;
+                self.record(kind, location, skipped, Some(reason), 0, started);
+            }
+        }
     }
 
     fn try_all(
@@ -370,7 +413,10 @@ impl Walk<'_> {
     ) -> Result<Attempted, FetchError> {
         let started = Instant::now();
         // A repository that was named by its URL counts as one even if it is on this machine.
-        let is_url = matches!(candidate.place, CandidatePlace::Url(_));
+        let is_url = matches!(
+            candidate.place,
+            CandidatePlace::Url(_) | CandidatePlace::MirrorOf(_)
+        );
         let is_remote = is_url || candidate.kind == SourceKind::Git;
         self.network.asked |= is_remote;
         let (kind, location) = (candidate.kind, candidate.location.clone());

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use store_index::address::ContentAddress;
 use store_index::beneath::{Beneath, Node, Reach};
@@ -20,6 +21,7 @@ use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::fetch::Policy;
+use crate::mirror_layout::Layout;
 use crate::net::Retry;
 use crate::output::{self, Found};
 use crate::publish::{self, Published};
@@ -100,6 +102,8 @@ pub(crate) struct Landing<'a> {
     leave_wrong: bool,
     /// The first wrong body of the request's own URLs, and whence.
     wrong: Option<(File, String)>,
+    /// Why a mirror did not tell how it names files.
+    untold: Option<NotIt>,
 }
 
 impl<'a> Landing<'a> {
@@ -119,11 +123,12 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits),
+            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access)),
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,
             wrong: None,
+            untold: None,
         };
         landing
             .room()
@@ -175,6 +180,12 @@ impl<'a> Landing<'a> {
             CandidatePlace::Checkout(checkout) => self.land_checkout(candidate, checkout),
             CandidatePlace::Clone(_) if self.place.is_none() => Err(no_bytes_for_stdout()),
             CandidatePlace::Clone(clone) => self.land_clone(candidate, clone),
+            // Asked how it names files when its turn came, which failed.
+            CandidatePlace::MirrorOf(_) => {
+                Ok(Landed::NotIt(self.untold.take().unwrap_or_else(|| {
+                    NotIt::new(AttemptResult::Failed, "the mirror's layout is not known")
+                })))
+            }
             CandidatePlace::Url(url) if self.request.unpack => self.land_archive(candidate, url),
             CandidatePlace::Url(url) => {
                 let what = format!("downloading {}", candidate.location);
@@ -191,6 +202,18 @@ impl<'a> Landing<'a> {
                     Ok(verdict) => self.judge_body(candidate, url, verdict),
                     Err(not_it) => Ok(Landed::NotIt(not_it)),
                 }
+            }
+        }
+    }
+
+    /// Asks a mirror how it names files. `None` if that failed; landing the mirror then tells why.
+    pub(crate) fn layout_of(&mut self, mirror: &SourceUrl) -> Result<Option<Layout>, FetchError> {
+        let asked = self.downloader.layout_of(mirror, self.watch);
+        match self.downloaded(asked)? {
+            Ok(layout) => Ok(Some(layout)),
+            Err(not_it) => {
+                self.untold = Some(not_it);
+                Ok(None)
             }
         }
     }

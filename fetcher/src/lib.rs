@@ -7,6 +7,7 @@
 //! the [`stale_hash`] guard, and the [`report`].
 
 pub mod add_fixed;
+pub mod archives;
 pub mod builtin;
 pub mod cli;
 pub mod configuration;
@@ -22,6 +23,7 @@ pub mod fetch;
 pub mod git;
 pub mod guix;
 mod landing;
+pub mod mirror_layout;
 pub mod mirrors;
 pub mod net;
 pub mod nix;

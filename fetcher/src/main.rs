@@ -249,7 +249,7 @@ fn run(parsed: &Parsed) -> u8 {
             };
             finish(&terminal, print(&text), report.exit_code())
         }
-        Invocation::Explain { request } => {
+        Invocation::Explain { request, access } => {
             let places = match open(parsed, &voice) {
                 Ok(places) => places,
                 Err(error) => {
@@ -257,7 +257,7 @@ fn run(parsed: &Parsed) -> u8 {
                     return error.kind.exit_code();
                 }
             };
-            let explanation = explain::explain(request, &places, watch);
+            let explanation = explain::explain(request, &places, &access.rules, watch);
             let text = if parsed.speech.json {
                 explanation.to_json() + "\n"
             } else {

@@ -17,8 +17,10 @@ use store_index::store_option::StoreOption;
 use store_index::store_path;
 use store_index::store_state::StoreState;
 
+use crate::archives::Archive;
 use crate::discs::Discs;
 use crate::error::FetchError;
+use crate::mirror_layout::Layouts;
 use crate::source::SourceKind;
 use crate::source_url::SourceUrl;
 use crate::state::State;
@@ -49,6 +51,8 @@ pub struct Named {
     pub no_local: bool,
     /// Servers that name files by their hashes.
     pub mirrors: Vec<SourceUrl>,
+    /// Public archives.
+    pub archives: Vec<Archive>,
     /// The folder of what is kept between runs; `None` keeps nothing.
     pub state: Option<PathBuf>,
     /// For a daemon: only what everybody may read, no index of a user, and what was named may be missing.
@@ -145,6 +149,10 @@ pub struct Places {
     pub discs: Discs,
     /// Servers that name files by their hashes.
     pub mirrors: Vec<SourceUrl>,
+    /// How mirrors lay out their files, as far as they were asked.
+    pub layouts: Layouts,
+    /// Public archives.
+    pub archives: Vec<Archive>,
     /// What is kept between runs.
     pub state: State,
     /// No local source at all.
@@ -165,12 +173,15 @@ impl Places {
             state: State::at(named.state.clone()),
             no_local: named.no_local,
             mirrors: named.mirrors.clone(),
+            archives: named.archives.clone(),
             ..Self::default()
         };
         if named.no_local {
             return Ok(places);
         }
-        places.git_cache = named.state.as_ref().map(|state| state.join("git"));
+        // What one build fetched with a password is not for the next that knows its hash.
+        let state = named.state.as_ref().filter(|_| !named.builtin);
+        places.git_cache = state.map(|state| state.join("git"));
         places.discs = Discs::new(!named.no_media, named.media_globs.clone(), named.builtin);
         let open = if named.builtin {
             Beneath::open_public

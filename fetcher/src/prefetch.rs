@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -226,7 +227,7 @@ impl Downloads<'_> {
             return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
-        let mut downloader = Downloader::new(policy.limits);
+        let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
         let mut trouble = None;
         let request = &self.wish.request;
         let urls = request.urls.iter().flat_map(|url| {
@@ -239,7 +240,11 @@ impl Downloads<'_> {
         });
         for url in &urls.collect::<Vec<_>>() {
             let started = Instant::now();
-            let (result, reason) = match self.download(url, &mut downloader, &folder)? {
+            let asked = match policy.access.rules.apply(url) {
+                Ok(asked) => self.download(&asked, &mut downloader, &folder)?,
+                Err(blocked) => Err((AttemptResult::Skipped, blocked.to_string())),
+            };
+            let (result, reason) = match asked {
                 Ok((address, bytes)) => {
                     self.record(url, AttemptResult::Ok, None, bytes, started);
                     let source = Success {

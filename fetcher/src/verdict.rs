@@ -15,6 +15,8 @@ pub(crate) struct NetworkSummary {
     pub(crate) asked: bool,
     /// The first complete body that was wrong.
     pub(crate) wrong: Option<WrongBody>,
+    /// The last URL that a rule of the configuration forbids, with the rule's place.
+    pub(crate) blocked: Option<String>,
     /// The last trouble that was not a plain "not there", with its place.
     pub(crate) trouble: Option<String>,
 }
@@ -70,6 +72,11 @@ pub(crate) fn nothing_delivered(
             format!("cannot download {what}\n  {trouble}"),
         )
         .with_hint("try again later, or give another URL")
+    } else if let Some(blocked) = network.blocked.as_ref().filter(|_| !network.asked) {
+        FetchError::usage(format!(
+            "no usable URL is left for {what}, and no local source has it\n  {blocked}"
+        ))
+        .with_hint("give another URL, or change the rule")
     } else if !offline
         && request
             .git
@@ -84,7 +91,7 @@ pub(crate) fn nothing_delivered(
         FetchError::usage(format!(
             "no usable URL is left for {what}, and no local source has it"
         ))
-        .with_hint("http://, https:// and mirror:// URLs can be downloaded")
+        .with_hint("http://, https://, mirror:// and, on the command line, file:// URLs can be fetched from")
     } else {
         not_found(&what, network.asked, offline)
     };
@@ -148,6 +155,6 @@ fn only_unsupported(request: &Request) -> bool {
     request.urls.iter().all(|url| match url.scheme() {
         Scheme::Http | Scheme::Https => false,
         Scheme::Mirror => request.mirror_sites.expand(url).is_empty(),
-        Scheme::Other(_) => true,
+        Scheme::Other(_) => !url.is_file(),
     })
 }

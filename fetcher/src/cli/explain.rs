@@ -5,7 +5,7 @@ use clap::Args;
 use super::places::PlaceArgs;
 use super::report::ReportArgs;
 use super::what::WhatArgs;
-use super::{Environment, Invocation, Parsed};
+use super::{Environment, Invocation, Parsed, access};
 use crate::error::FetchError;
 
 #[derive(Debug, Args)]
@@ -31,6 +31,7 @@ impl ExplainArgs {
         let speech = self.report.interpret(environment)?;
         let invocation = Invocation::Explain {
             request: Box::new(request),
+            access: access(environment),
         };
         Ok(Parsed {
             invocation,

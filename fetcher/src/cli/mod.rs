@@ -13,6 +13,7 @@ mod report;
 mod what;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use store_index::manual::Shell;
@@ -24,7 +25,7 @@ pub use self::cache::CacheTask;
 pub use self::environment::Environment;
 use self::explain::ExplainArgs;
 use self::fetch::FetchArgs;
-pub(crate) use self::network::NetworkArgs;
+pub(crate) use self::network::{NetworkArgs, access};
 use self::perform_download::PerformDownloadArgs;
 pub(crate) use self::places::PlaceArgs;
 use self::prefetch::PrefetchArgs;
@@ -32,6 +33,7 @@ pub use self::report::Speech;
 use crate::add_fixed as add_fixed_task;
 use crate::error::FetchError;
 use crate::fetch::Policy;
+use crate::net::Access;
 use crate::places::Named;
 use crate::prefetch as prefetch_task;
 use crate::request::Request;
@@ -121,6 +123,8 @@ pub enum Invocation {
     Explain {
         /// What would be fetched.
         request: Box<Request>,
+        /// Which URLs would be asked.
+        access: Arc<Access>,
     },
     /// See to what is kept.
     Cache {

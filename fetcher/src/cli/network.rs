@@ -1,14 +1,15 @@
 //! How the network is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::Environment;
-use crate::configuration::{ConfiguredLimits, MAX_TIMEOUT, timeout};
+use crate::configuration::{ConfiguredLimits, timeout, wait};
 use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
-use crate::net::Limits;
+use crate::net::{Access, Limits};
 use crate::stale_hash::StaleHash;
 
 #[derive(Debug, Default, Args)]
@@ -42,27 +43,37 @@ pub(crate) struct NetworkArgs {
 
 /// Reads a number of seconds, which may be 0.
 fn some_seconds(text: &str) -> Option<Duration> {
-    let seconds = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
-    (seconds <= MAX_TIMEOUT).then_some(seconds)
+    wait(text.parse().ok()?)
+}
+
+/// Returns which URLs may be asked, and with which passwords.
+pub(crate) fn access(environment: &Environment<'_>) -> Arc<Access> {
+    Arc::new(Access {
+        rules: environment
+            .configuration
+            .url_rules
+            .clone()
+            .unwrap_or_default(),
+        netrc: environment.configuration.netrc.clone(),
+    })
 }
 
 impl NetworkArgs {
-    fn lock(&self, environment: &Environment<'_>) -> Result<LockPolicy, FetchError> {
-        let Some(text) = environment.or(self.lock.clone(), "FETCH_LOCK")? else {
-            return Ok(LockPolicy::Wait);
-        };
-        match &*text {
-            "wait" => Ok(LockPolicy::Wait),
-            "fail" => Ok(LockPolicy::WaitFor(Duration::ZERO)),
-            seconds => some_seconds(seconds)
-                .map(LockPolicy::WaitFor)
+    pub(crate) fn lock(
+        &self,
+        environment: &Environment<'_>,
+    ) -> Result<Option<LockPolicy>, FetchError> {
+        let configured = environment.configuration.lock;
+        environment.value(self.lock.clone(), "FETCH_LOCK", configured, |text| {
+            LockPolicy::from_name(text)
+                .or_else(|| some_seconds(text).map(LockPolicy::WaitFor))
                 .ok_or_else(|| {
                     FetchError::usage(format!(
                         "--lock '{}' is unknown; known are wait, fail and a number of seconds up to 86400",
                         text.escape_debug()
                     ))
-                }),
-        }
+                })
+        })
     }
 
     /// Returns how to fetch.
@@ -72,7 +83,7 @@ impl NetworkArgs {
         environment: &Environment<'_>,
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
-        let lock = self.lock(environment)?;
+        let lock = self.lock(environment)?.unwrap_or_default();
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
         Ok(Policy {
             offline,
@@ -81,12 +92,12 @@ impl NetworkArgs {
             limits: self.limits(environment)?,
             lock,
             leave_wrong: false,
+            access: access(environment),
         })
     }
 
     pub(crate) fn limits(self, environment: &Environment<'_>) -> Result<Limits, FetchError> {
         let configured = environment.configuration.limits;
-        let retry_budget = environment.or(self.retry_budget.clone(), "FETCH_RETRY_BUDGET")?;
         let seconds = |option: Option<String>, variable: &str, name: &str, configured| {
             environment.value(option, variable, configured, |text| {
                 text.parse().ok().and_then(timeout).ok_or_else(|| {
@@ -125,16 +136,21 @@ impl NetworkArgs {
                     })
                 },
             )?,
+            retry_budget: environment.value(
+                self.retry_budget,
+                "FETCH_RETRY_BUDGET",
+                configured.retry_budget,
+                |text| {
+                    some_seconds(text).ok_or_else(|| {
+                        FetchError::usage(format!(
+                            "--retry-budget '{text}' is no number of seconds from 0 to 86400"
+                        ))
+                    })
+                },
+            )?,
+            ..configured
         };
-        let mut limits = limits.or_default();
-        if let Some(text) = retry_budget {
-            limits.retry_budget = some_seconds(&text).ok_or_else(|| {
-                FetchError::usage(format!(
-                    "--retry-budget '{text}' is no number of seconds from 0 to 86400"
-                ))
-            })?;
-        }
-        Ok(limits)
+        Ok(limits.or_default())
     }
 }
 

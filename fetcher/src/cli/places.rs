@@ -7,6 +7,7 @@ use store_index::store_option::StoreOption;
 
 use super::Environment;
 use super::what::parse_url;
+use crate::archives::Archive;
 use crate::error::FetchError;
 use crate::places::{MayBeAbsent, Named};
 use crate::source_url::SourceUrl;
@@ -26,6 +27,9 @@ pub(crate) struct PlaceArgs {
     /// A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
     #[arg(long, value_name = "URL")]
     mirror: Vec<String>,
+    /// A public archive, asked last, which tells it the hash: software-heritage or internet-archive (a copy of the first URL)
+    #[arg(long, value_name = "NAME[=URL]")]
+    archive: Vec<String>,
     /// No store but those named
     #[arg(long)]
     no_store: bool,
@@ -63,6 +67,8 @@ impl PlaceArgs {
             .transpose()?;
         let media = environment.paths(self.media, "FETCH_MEDIA");
         let indexes = environment.paths(self.index, "FETCH_INDEX");
+        let mirrors = environment.words(self.mirror, "FETCH_MIRROR")?;
+        let archives = environment.words(self.archive, "FETCH_ARCHIVE")?;
         let configured = environment.configuration.clone();
         let switch = |given, name, configured| environment.switch_or(given, name, configured);
         let named = Named {
@@ -77,16 +83,32 @@ impl PlaceArgs {
             no_store: switch(self.no_store, "FETCH_NO_STORE", configured.no_store)?,
             no_media: switch(self.no_media, "FETCH_NO_MEDIA", configured.no_media)?,
             no_local: switch(self.no_local, "FETCH_NO_LOCAL", configured.no_local)?,
-            mirrors: environment
-                .words(self.mirror, "FETCH_MIRROR")?
-                .iter()
-                .map(|text| mirror(text))
-                .collect::<Result<_, _>>()?,
+            mirrors: if mirrors.is_empty() {
+                configured.mirrors.unwrap_or_default()
+            } else {
+                mirrors
+                    .iter()
+                    .map(|text| mirror(text))
+                    .collect::<Result<_, _>>()?
+            },
+            archives: if archives.is_empty() {
+                configured.archives.unwrap_or_default()
+            } else {
+                archives
+                    .iter()
+                    .map(|text| archive(text))
+                    .collect::<Result<_, _>>()?
+            },
             state: environment.state_folder(),
             builtin: false,
         };
         Ok((named, env_store))
     }
+}
+
+fn archive(text: &str) -> Result<Archive, FetchError> {
+    Archive::parse(text)
+        .map_err(|why| FetchError::usage(format!("--archive '{}': {why}", text.escape_debug())))
 }
 
 fn mirror(text: &str) -> Result<SourceUrl, FetchError> {

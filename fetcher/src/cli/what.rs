@@ -11,7 +11,6 @@ use store_index::store_path::ItemName;
 use super::Environment;
 use crate::error::FetchError;
 use crate::git::Revision;
-use crate::mirrors::MirrorSites;
 use crate::request::{GitSource, Request, Target};
 use crate::source_url::{NameError, SourceUrl};
 
@@ -104,7 +103,8 @@ impl WhatArgs {
             .iter()
             .map(|text| parse_url(text))
             .collect::<Result<Vec<_>, _>>()?;
-        let mut mirror_sites = MirrorSites::default();
+        let configured = &environment.configuration.mirror_sites;
+        let mut mirror_sites = configured.clone().unwrap_or_default();
         for (site, _) in urls.iter().filter_map(SourceUrl::mirror) {
             let own = environment.words(Vec::new(), &format!("NIX_MIRRORS_{site}"))?;
             if !own.is_empty() {

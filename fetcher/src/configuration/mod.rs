@@ -19,8 +19,12 @@ use store_index::store_option::StoreOption;
 use store_index::terminal::ProgressMode;
 
 use self::text::{Read, TextFile};
+use crate::archives::Archive;
 use crate::error::FetchError;
-use crate::net::Limits;
+use crate::fetch::LockPolicy;
+use crate::mirrors::MirrorSites;
+use crate::net::{Limits, Rules};
+use crate::source_url::SourceUrl;
 use crate::stale_hash::StaleHash;
 
 /// The administrator's file.
@@ -64,6 +68,20 @@ pub struct Configuration {
     pub verbose: Option<bool>,
     /// The real guix.
     pub guix: Option<PathBuf>,
+    /// Servers that name files by their hashes.
+    pub mirrors: Option<Vec<SourceUrl>>,
+    /// The sites of `mirror://` URLs that are not the built-in ones.
+    pub mirror_sites: Option<MirrorSites>,
+    /// Public archives that are asked last.
+    pub archives: Option<Vec<Archive>>,
+    /// Which URLs are asked, and which in place of others.
+    pub url_rules: Option<Rules>,
+    /// User names and passwords for servers.
+    pub netrc: Option<PathBuf>,
+    /// What to do while another process downloads the same content.
+    pub lock: Option<LockPolicy>,
+    /// Where builds keep what they keep: it holds a folder for each uid.
+    pub state_dir: Option<PathBuf>,
     /// Bounds of downloads.
     pub limits: ConfiguredLimits,
 }
@@ -77,8 +95,18 @@ pub struct ConfiguredLimits {
     pub first_byte_timeout: Option<Duration>,
     /// Longest time below the least speed.
     pub stall_timeout: Option<Duration>,
+    /// The least speed, in bytes a second.
+    pub stall_bytes_per_second: Option<u64>,
     /// Longest download, in bytes.
     pub max_bytes: Option<u64>,
+    /// What stays free on a disk, in bytes.
+    pub disk_reserve: Option<u64>,
+    /// Most redirects.
+    pub max_redirects: Option<u32>,
+    /// How often a URL is asked in all.
+    pub tries: Option<u32>,
+    /// Longest wait between tries, all in all.
+    pub retry_budget: Option<Duration>,
 }
 
 impl ConfiguredLimits {
@@ -89,8 +117,14 @@ impl ConfiguredLimits {
             connect_timeout: self.connect_timeout.unwrap_or(usual.connect_timeout),
             first_byte_timeout: self.first_byte_timeout.unwrap_or(usual.first_byte_timeout),
             stall_window: self.stall_timeout.unwrap_or(usual.stall_window),
+            stall_bytes_per_second: self
+                .stall_bytes_per_second
+                .unwrap_or(usual.stall_bytes_per_second),
             max_bytes: self.max_bytes.unwrap_or(usual.max_bytes),
-            ..usual
+            disk_reserve: self.disk_reserve.or(usual.disk_reserve),
+            max_redirects: self.max_redirects.unwrap_or(usual.max_redirects),
+            tries: self.tries.unwrap_or(usual.tries),
+            retry_budget: self.retry_budget.unwrap_or(usual.retry_budget),
         }
     }
 }
@@ -99,6 +133,12 @@ impl ConfiguredLimits {
 pub(crate) fn timeout(seconds: f64) -> Option<Duration> {
     let duration = Duration::try_from_secs_f64(seconds).ok()?;
     (!duration.is_zero() && duration <= MAX_TIMEOUT).then_some(duration)
+}
+
+/// Returns a wait of so many seconds, which may be none, if it is a sensible one.
+pub(crate) fn wait(seconds: f64) -> Option<Duration> {
+    let duration = Duration::try_from_secs_f64(seconds).ok()?;
+    (duration <= MAX_TIMEOUT).then_some(duration)
 }
 
 impl Configuration {
@@ -145,6 +185,14 @@ impl Configuration {
             quiet: self.quiet.or(below.quiet),
             verbose: self.verbose.or(below.verbose),
             guix: self.guix.or(below.guix),
+            mirrors: self.mirrors.or(below.mirrors),
+            mirror_sites: self.mirror_sites.or(below.mirror_sites),
+            archives: self.archives.or(below.archives),
+            url_rules: self.url_rules.or(below.url_rules),
+            netrc: self.netrc.or(below.netrc),
+            lock: self.lock.or(below.lock),
+            // A user's own is in the usual place.
+            state_dir: below.state_dir,
             limits: self.limits.over(below.limits),
         }
     }
@@ -156,7 +204,12 @@ impl ConfiguredLimits {
             connect_timeout: self.connect_timeout.or(below.connect_timeout),
             first_byte_timeout: self.first_byte_timeout.or(below.first_byte_timeout),
             stall_timeout: self.stall_timeout.or(below.stall_timeout),
+            stall_bytes_per_second: self.stall_bytes_per_second.or(below.stall_bytes_per_second),
             max_bytes: self.max_bytes.or(below.max_bytes),
+            disk_reserve: self.disk_reserve.or(below.disk_reserve),
+            max_redirects: self.max_redirects.or(below.max_redirects),
+            tries: self.tries.or(below.tries),
+            retry_budget: self.retry_budget.or(below.retry_budget),
         }
     }
 }

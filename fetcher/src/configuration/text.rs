@@ -1,9 +1,11 @@
 //! What a configuration file says, with the line of every mistake.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum as _;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use store_index::mounts::MountPattern;
 use store_index::path_text::{printable, printable_text};
@@ -12,8 +14,13 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, ConfiguredLimits, timeout};
+use super::{Configuration, ConfiguredLimits, timeout, wait};
+use crate::archives::Archive;
 use crate::error::FetchError;
+use crate::fetch::LockPolicy;
+use crate::mirrors::MirrorSites;
+use crate::net::{MAX_RULES, Rule, Rules};
+use crate::source_url::SourceUrl;
 use crate::stale_hash::StaleHash;
 
 /// What a file says.
@@ -98,6 +105,21 @@ impl<'a> TextFile<'a> {
                     configuration.guix =
                         Some(entry.checked(|file, text: &String| file.absolute(text))?);
                 }
+                "mirrors" => configuration.mirrors = Some(entry.list(TextFile::mirror)?),
+                "mirror_sites" => configuration.mirror_sites = entry.mirror_sites()?,
+                "archives" => {
+                    configuration.archives = Some(entry.list(|_, text| Archive::parse(text))?);
+                }
+                "url_rules" => configuration.url_rules = Some(entry.url_rules()?),
+                "netrc" => {
+                    configuration.netrc =
+                        Some(entry.checked(|file, text: &String| file.absolute(text))?);
+                }
+                "lock" => configuration.lock = Some(entry.checked(lock)?),
+                "state_dir" => {
+                    configuration.state_dir =
+                        Some(entry.checked(|file, text: &String| file.absolute(text))?);
+                }
                 "limits" => entry.limits(&mut configuration.limits, &mut read.unknown)?,
                 _ => read.unknown.push(self.unknown(span, &entry.key)),
             }
@@ -154,12 +176,87 @@ impl<'a> TextFile<'a> {
         Ok(store)
     }
 
+    fn mirror(&self, text: &str) -> Result<SourceUrl, String> {
+        let url = SourceUrl::parse(text).map_err(|error| error.to_string())?;
+        match url.is_http() {
+            true => Ok(url),
+            false => Err("http:// or https:// is wanted".to_owned()),
+        }
+    }
+
     fn pattern(&self, text: &str) -> Result<MountPattern, String> {
         MountPattern::new(text).map_err(|error| error.to_string())
     }
 }
 
+/// What `lock` may be.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lock {
+    Seconds(f64),
+    Word(String),
+}
+
+fn lock(_: &TextFile<'_>, lock: &Lock) -> Result<LockPolicy, String> {
+    let policy = match lock {
+        Lock::Seconds(seconds) => wait(*seconds).map(LockPolicy::WaitFor),
+        Lock::Word(word) => LockPolicy::from_name(word),
+    };
+    policy.ok_or_else(|| "'wait', 'fail' or a number of seconds up to 86400 is wanted".to_owned())
+}
+
 impl<'a> Entry<'a> {
+    /// Reads rules, each with its place.
+    fn url_rules(self) -> Result<Rules, FetchError> {
+        let span = self.value.span();
+        let file = self.file;
+        let texts: Vec<Spanned<String>> = self.get()?;
+        if texts.len() > MAX_RULES {
+            let what = format!("url_rules: more than {MAX_RULES} rules");
+            return Err(file.wrong(Some(span), &what));
+        }
+        let rules = texts.iter().map(|text| {
+            let place = format!("{}:{}", printable(file.path), file.line(Some(text.span())));
+            Rule::parse(text.get_ref(), place).map_err(|why| {
+                // A rule may have a password in it.
+                let word = text.get_ref().split_whitespace().next().unwrap_or_default();
+                let what = format!("url_rules: '{word} …': {why}");
+                file.wrong(Some(text.span()), &what)
+            })
+        });
+        Ok(Rules::new(rules.collect::<Result<_, _>>()?))
+    }
+
+    /// Reads a table of sites.
+    fn mirror_sites(self) -> Result<Option<MirrorSites>, FetchError> {
+        let mut sites = MirrorSites::default();
+        for (site, entry) in self.table()? {
+            let bases = entry.list(|_, text| {
+                let url = SourceUrl::parse(text).map_err(|error| error.to_string())?;
+                url.is_http()
+                    .then(|| text.to_owned())
+                    .ok_or_else(|| "http:// or https:// is wanted".to_owned())
+            })?;
+            sites.replace(&site, bases);
+        }
+        Ok(Some(sites).filter(|sites| *sites != MirrorSites::default()))
+    }
+
+    /// Reads a table, whose keys are what follows the dot in the keys of the entries.
+    fn table(self) -> Result<Vec<(String, Self)>, FetchError> {
+        let (file, key, span) = (self.file, self.key, self.value.span());
+        let DeValue::Table(table) = self.value.into_inner() else {
+            let what = format!("{key}: a table, [{key}], is wanted");
+            return Err(file.wrong(Some(span), &what));
+        };
+        let entries = table.into_iter().map(|(name, value)| {
+            let name = name.into_inner().into_owned();
+            let entry = file.entry(format!("{key}.{name}"), value);
+            (name, entry)
+        });
+        Ok(entries.collect())
+    }
+
     /// Reads a value of its type.
     fn get<T: DeserializeOwned>(self) -> Result<T, FetchError> {
         let span = self.value.span();
@@ -215,7 +312,20 @@ impl<'a> Entry<'a> {
                 "connect_timeout" => limits.connect_timeout = Some(entry.checked(timeout)?),
                 "first_byte_timeout" => limits.first_byte_timeout = Some(entry.checked(timeout)?),
                 "stall_timeout" => limits.stall_timeout = Some(entry.checked(timeout)?),
+                "stall_bytes_per_second" => limits.stall_bytes_per_second = Some(entry.get()?),
                 "max_bytes" => limits.max_bytes = Some(entry.get()?),
+                "disk_reserve" => limits.disk_reserve = Some(entry.get()?),
+                "max_redirects" => limits.max_redirects = Some(entry.get()?),
+                "tries" => {
+                    limits.tries = Some(entry.checked(|_, tries: &NonZeroU32| Ok(tries.get()))?);
+                }
+                "retry_budget" => {
+                    limits.retry_budget = Some(entry.checked(|_, seconds: &f64| {
+                        wait(*seconds).ok_or_else(|| {
+                            "a number of seconds from 0 to 86400 is wanted".to_owned()
+                        })
+                    })?);
+                }
                 _ => unknown.push(file.unknown(span, &entry.key)),
             }
         }
@@ -271,12 +381,24 @@ mod tests {
             quiet: Some(_),
             verbose: Some(_),
             guix: Some(_),
+            mirrors: Some(_),
+            mirror_sites: Some(_),
+            archives: Some(_),
+            url_rules: Some(_),
+            netrc: Some(_),
+            lock: Some(_),
+            state_dir: Some(_),
             limits:
                 ConfiguredLimits {
                     connect_timeout: Some(_),
                     first_byte_timeout: Some(_),
                     stall_timeout: Some(_),
+                    stall_bytes_per_second: Some(_),
                     max_bytes: Some(_),
+                    disk_reserve: Some(_),
+                    max_redirects: Some(_),
+                    tries: Some(_),
+                    retry_budget: Some(_),
                 },
         } = read
         else {
@@ -293,7 +415,8 @@ mod tests {
             {
                 assert!(
                     document.contains(&format!("`{key}`"))
-                        || document.contains(&format!("`limits.{key}`")),
+                        || document.contains(&format!("`limits.{key}`"))
+                        || document.contains(&format!("`mirror_sites.{key}`")),
                     "{key}"
                 );
             }
@@ -343,7 +466,7 @@ mod tests {
                 3,
                 "no key 'limits.max-bytes'",
             ),
-            ("[mirrors]\n", 1, "no key 'mirrors'"),
+            ("[nothing]\n", 1, "no key 'nothing'"),
             ("a = 1\noffline = \n", 2, ""),
             ("offline = true\noffline = true\n", 2, "duplicate"),
             ("\n\noffline = 'yes'\n", 3, "offline: invalid type: string"),
@@ -370,6 +493,29 @@ mod tests {
             ),
             ("[limits]\nstall_timeout = 1e9\n", 2, "a number of seconds"),
             ("[limits]\nstall_timeout = nan\n", 2, "a number of seconds"),
+            (
+                "mirrors = ['ftp://h/']\n",
+                1,
+                "mirrors: 'ftp://h/': http://",
+            ),
+            ("mirror_sites = 1\n", 1, "[mirror_sites]"),
+            (
+                "[mirror_sites]\ngnu = ['http://a/',\n'b']\n",
+                3,
+                "mirror_sites.gnu: 'b': not a URL",
+            ),
+            ("archives = ['swh']\n", 1, "archives: 'swh': known are"),
+            (
+                "url_rules = [\n'block a',\n'rewrite a https://me:s3cret@b:c/']\n",
+                3,
+                "url_rules: 'rewrite …': not a URL",
+            ),
+            ("netrc = 'netrc'\n", 1, "netrc: a path"),
+            ("lock = 'never'\n", 1, "lock: 'wait', 'fail' or"),
+            ("lock = -1\n", 1, "lock: 'wait', 'fail' or"),
+            ("state_dir = 1\n", 1, "state_dir: invalid type"),
+            ("[limits]\ntries = 0\n", 2, "limits.tries: "),
+            ("[limits]\nretry_budget = -1\n", 2, "from 0 to 86400"),
             ("[limits]\nmax_bytes = -1\n", 2, "limits.max_bytes: "),
             ("\u{1b}[31m = 1\n", 1, ""),
         ] {

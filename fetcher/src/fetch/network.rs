@@ -1,6 +1,7 @@
 //! The network's part of the walk: one process of the user downloads a content, every URL is asked once before any is
 //! asked again, and what failed lately comes last.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use store_index::path_text::printable;
@@ -10,6 +11,7 @@ use super::queue::{Entry, Next, Queue, spread};
 use super::{Attempted, Walk};
 use crate::error::{ErrorKind, FetchError};
 use crate::landing::{Landing, NotIt};
+use crate::mirror_layout::LAYOUT_FILE;
 use crate::places::Places;
 use crate::report::{AttemptResult, Success};
 use crate::source::{self, Candidate, CandidatePlace, SourceKind};
@@ -23,6 +25,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Waiting for another process is told after so long: most are done by then.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 
+/// And told again after so long, so that a log shows that we live.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// A pause that is longer is told.
 const TELL_PAUSE_ABOVE: Duration = Duration::from_secs(1);
 
@@ -34,6 +39,17 @@ pub enum LockPolicy {
     Wait,
     /// Wait so long; zero is not at all.
     WaitFor(Duration),
+}
+
+impl LockPolicy {
+    /// Reads `wait` and `fail`.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "wait" => Some(Self::Wait),
+            "fail" => Some(Self::WaitFor(Duration::ZERO)),
+            _ => None,
+        }
+    }
 }
 
 impl Walk<'_> {
@@ -108,10 +124,28 @@ impl Walk<'_> {
     ) -> Result<Option<Success>, FetchError> {
         let failures = self.state.failures();
         candidates.sort_by_key(|candidate| {
-            url_of(candidate).is_some_and(|url| failures.is_bad(url, &self.request.address))
+            url_of(candidate).is_some_and(|url| failures.is_bad(&url, &self.request.address))
         });
-        let mut queue = Queue::new(candidates, self.policy.limits.retry_budget, Instant::now());
+        // An archive learns the hash by being asked: that comes when everybody else has had all tries.
+        let is_archive = |candidate: &Candidate| candidate.kind == SourceKind::Archive;
+        let (archives, candidates) = candidates.into_iter().partition(is_archive);
+        let mut budget = self.policy.limits.retry_budget;
+        match self.ask_some(candidates, &mut budget, landing)? {
+            Some(done) => Ok(Some(done)),
+            None => self.ask_some(archives, &mut budget, landing),
+        }
+    }
+
+    fn ask_some(
+        &mut self,
+        candidates: Vec<Candidate>,
+        budget: &mut Duration,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        let tries = self.policy.limits.tries;
+        let mut queue = Queue::new(candidates, tries, *budget, Instant::now());
         loop {
+            *budget = queue.budget();
             match queue.next(Instant::now()) {
                 Next::Over => return Ok(None),
                 Next::Wait(pause, location) => self.pause(pause, &location)?,
@@ -126,6 +160,12 @@ impl Walk<'_> {
                         continue;
                     }
                     entry.tries += 1;
+                    if let CandidatePlace::MirrorOf(mirror) = &entry.candidate.place
+                        && let Some(candidates) = self.learn_layout(mirror, &entry, landing)?
+                    {
+                        queue.instead_of(&entry, candidates, Instant::now());
+                        continue;
+                    }
                     let not_it = match self.attempt(&entry.candidate, entry.tries, landing)? {
                         Attempted::Delivered(done) => {
                             self.remember(&failures, &entry.candidate, &Outcome::Good);
@@ -141,6 +181,34 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+
+    /// Asks a mirror how it names files. `None` if it could not be asked, which is told as any other failure.
+    fn learn_layout(
+        &mut self,
+        mirror: &SourceUrl,
+        entry: &Entry,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Vec<Candidate>>, FetchError> {
+        let started = Instant::now();
+        let location = entry.candidate.location.clone();
+        let Some(layout) = landing.layout_of(mirror)? else {
+            return Ok(None);
+        };
+        self.network.asked = true;
+        let kind = SourceKind::HashedMirror;
+        if !layout.is_told {
+            let reason = Some("the mirror is taken for a flat one".to_owned());
+            self.record(kind, location, AttemptResult::Absent, reason, 0, started);
+        }
+        let candidate = |url: SourceUrl| Candidate {
+            location: url.to_string(),
+            place: CandidatePlace::Url(url),
+            ..entry.candidate.clone()
+        };
+        let urls = layout.urls(mirror, self.request);
+        self.layouts.learn(mirror, layout);
+        Ok(Some(urls.into_iter().map(candidate).collect()))
     }
 
     /// Waits, unless the user does not want to any more.
@@ -186,7 +254,7 @@ impl Walk<'_> {
     fn remember(&self, failures: &Failures, candidate: &Candidate, outcome: &Outcome) {
         if let Some(url) = url_of(candidate) {
             self.state
-                .remember(failures, url, &self.request.address, outcome);
+                .remember(failures, &url, &self.request.address, outcome);
         }
     }
 
@@ -206,7 +274,8 @@ impl Walk<'_> {
 /// Waiting for another process.
 struct Wait {
     started: Instant,
-    told: bool,
+    /// When it is told next.
+    tell_at: Duration,
     shown_bytes: u64,
 }
 
@@ -216,7 +285,7 @@ impl Wait {
         walk.watch.progress.begin(what, None, Unit::Bytes);
         Self {
             started: Instant::now(),
-            told: false,
+            tell_at: TELL_AFTER,
             shown_bytes: 0,
         }
     }
@@ -234,8 +303,8 @@ impl Wait {
             return Err(FetchError::interrupted());
         }
         let bytes = state.so_far(&walk.request.address).unwrap_or_default();
-        if waited >= TELL_AFTER && !self.told {
-            self.told = true;
+        if waited >= self.tell_at {
+            self.tell_at = waited + TELL_AGAIN_AFTER;
             let so_far = store_index::terminal::amount(bytes, None, Unit::Bytes);
             walk.watch.progress.note(&format!(
                 "waiting for {}, which downloads the same content, {so_far} so far",
@@ -252,22 +321,28 @@ impl Wait {
     }
 }
 
-fn url_of(candidate: &Candidate) -> Option<&SourceUrl> {
+fn url_of(candidate: &Candidate) -> Option<Cow<'_, SourceUrl>> {
     match &candidate.place {
-        CandidatePlace::Url(url) => Some(url),
+        CandidatePlace::Url(url) => Some(Cow::Borrowed(url)),
+        CandidatePlace::MirrorOf(mirror) => mirror.join(LAYOUT_FILE).map(Cow::Owned),
         _ => None,
     }
 }
 
 fn pause_of_host(failures: &Failures, candidate: &Candidate) -> Option<Duration> {
-    failures.pause(url_of(candidate)?)
+    failures.pause(&*url_of(candidate)?)
 }
 
 /// What is remembered of an attempt that did not bring the content. A URL's failures count once a fetch.
 fn outcome(entry: &Entry, not_it: &NotIt) -> Outcome {
     match not_it.result {
         // It may have another file tomorrow, and misses are the rule there.
-        AttemptResult::Absent if entry.candidate.kind == SourceKind::HashedMirror => {
+        AttemptResult::Absent
+            if matches!(
+                entry.candidate.kind,
+                SourceKind::HashedMirror | SourceKind::Archive
+            ) =>
+        {
             Outcome::Failed {
                 counts: false,
                 of_host: false,

@@ -1,7 +1,7 @@
 //! In which order URLs are asked, and how long is waited before one is asked again.
 //!
 //! Every URL is asked once before any is asked again: another mirror is quicker than waiting. What may be different
-//! in a moment is asked again, up to [`MAX_TRIES`] times in all, after a pause that doubles and is cut by chance, so
+//! in a moment is asked again, up to [`Limits::tries`](crate::net::Limits::tries) times in all, after a pause that doubles and is cut by chance, so
 //! that many processes do not come back together. A server's own wish (`Retry-After`) is the least. All pauses of a
 //! fetch come out of one budget; what would take longer is given up, and said to be.
 
@@ -9,9 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::net::Retry;
 use crate::source::Candidate;
-
-/// How often a URL is asked in all: what three pauses did not mend, a fourth rarely does.
-const MAX_TRIES: u32 = 4;
 
 /// The first pause: most resets and failed lookups are over by then.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -49,11 +46,17 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Queue {
     entries: Vec<Entry>,
+    max_tries: u32,
     budget: Duration,
 }
 
 impl Queue {
-    pub(super) fn new(candidates: Vec<Candidate>, budget: Duration, now: Instant) -> Self {
+    pub(super) fn new(
+        candidates: Vec<Candidate>,
+        max_tries: u32,
+        budget: Duration,
+        now: Instant,
+    ) -> Self {
         let entry = |(rank, candidate)| Entry {
             candidate,
             tries: 0,
@@ -62,6 +65,7 @@ impl Queue {
         };
         Self {
             entries: candidates.into_iter().enumerate().map(entry).collect(),
+            max_tries,
             budget,
         }
     }
@@ -99,6 +103,17 @@ impl Queue {
         }
     }
 
+    /// Puts what one entry has led to in its place.
+    pub(super) fn instead_of(&mut self, entry: &Entry, candidates: Vec<Candidate>, now: Instant) {
+        let entries = candidates.into_iter().map(|candidate| Entry {
+            candidate,
+            tries: 0,
+            due: now,
+            rank: entry.rank,
+        });
+        self.entries.extend(entries);
+    }
+
     /// Puts an entry back, to be asked when its host may be asked again.
     pub(super) fn put_off(&mut self, entry: Entry, pause: Duration, now: Instant) {
         self.entries.push(Entry {
@@ -109,7 +124,7 @@ impl Queue {
 
     /// Puts an entry back that was asked, unless that was often enough. `chance` is between 0 and 1.
     pub(super) fn again(&mut self, entry: Entry, retry: Retry, now: Instant, chance: f64) {
-        if entry.tries < MAX_TRIES {
+        if entry.tries < self.max_tries {
             let pause = pause(entry.tries, retry, chance);
             self.put_off(entry, pause, now);
         }
@@ -140,6 +155,8 @@ mod tests {
     use crate::source::{CandidatePlace, KnownNames, SourceKind};
     use crate::source_url::SourceUrl;
 
+    const TRIES: u32 = 4;
+
     const TROUBLE: Retry = Retry {
         is_overload: false,
         at_least: None,
@@ -154,7 +171,7 @@ mod tests {
             index: None,
         };
         let urls = urls.iter().map(candidate).collect();
-        Queue::new(urls, Duration::from_secs(budget_seconds), now)
+        Queue::new(urls, TRIES, Duration::from_secs(budget_seconds), now)
     }
 
     /// Runs a queue of which everything fails so; returns what was asked and how long was waited.
@@ -178,7 +195,7 @@ mod tests {
     fn every_url_once_before_any_again() {
         let now = Instant::now();
         let (asked, waited) = run(queue(&["http://a/", "http://b/"], 120, now), TROUBLE, now);
-        let expected = ["http://a/", "http://b/"].repeat(MAX_TRIES as usize);
+        let expected = ["http://a/", "http://b/"].repeat(TRIES as usize);
         assert_eq!(asked, expected);
         // 0.5, 1 and 2 seconds, less a quarter.
         assert_eq!(waited, Duration::from_millis(2625));

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use super::rules::Blocked;
 use crate::source_url::SourceUrl;
 
 /// Why a transfer brought nothing. Messages are fragments that fit after "failed: "; they hold no credentials and no
@@ -93,6 +94,9 @@ pub enum NetError {
     /// A redirect from https to http.
     #[error("redirect from https to http")]
     Downgrade,
+    /// A redirect to what a rule of the configuration forbids to ask.
+    #[error("{0}")]
+    Blocked(Blocked),
     /// The body is compressed, though we asked for it as it is.
     #[error("the server sent the body with content encoding {encoding:?}, which was not asked for")]
     Encoding {

@@ -9,6 +9,7 @@ mod netrc;
 mod proxy;
 mod range;
 mod redirect;
+mod rules;
 mod stream;
 mod tls;
 mod transfer;
@@ -17,7 +18,9 @@ mod wait;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -30,6 +33,8 @@ use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
+pub(crate) use self::rules::MAX_RULES;
+pub use self::rules::{Blocked, Rule, Rules};
 pub(crate) use self::stream::Answer;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
@@ -49,6 +54,9 @@ pub const MAX_BYTES: u64 = 64 << 30;
 
 /// Default of [`Limits::retry_budget`]: forges are back after a minute, and nobody watches for longer.
 pub const RETRY_BUDGET: Duration = Duration::from_secs(120);
+
+/// Default of [`Limits::tries`]: what three pauses did not mend, a fourth rarely does.
+pub const TRIES: u32 = 4;
 
 /// How we present ourselves.
 const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
@@ -70,6 +78,19 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Longest time that a fetch waits in all between tries; zero asks each URL once.
     pub retry_budget: Duration,
+    /// How often a URL is asked in all, at least once.
+    pub tries: u32,
+    /// How much a download leaves free on a disk, in bytes; `None` is 1 GiB or, where that is less, 1 %.
+    pub disk_reserve: Option<u64>,
+}
+
+/// Who is asked, and who is told a password.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Which URLs are asked, and which in place of others.
+    pub rules: Rules,
+    /// The file with user names and passwords, unless the environment names one; `None` is `~/.netrc`.
+    pub netrc: Option<PathBuf>,
 }
 
 impl Default for Limits {
@@ -82,6 +103,8 @@ impl Default for Limits {
             max_redirects: MAX_REDIRECTS,
             max_bytes: MAX_BYTES,
             retry_budget: RETRY_BUDGET,
+            tries: TRIES,
+            disk_reserve: None,
         }
     }
 }
@@ -112,6 +135,7 @@ pub struct Client {
     runtime: Option<Runtime>,
     http: reqwest::Client,
     limits: Limits,
+    access: Arc<Access>,
 }
 
 impl fmt::Debug for Client {
@@ -123,8 +147,13 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    /// Builds the network stack without rules of a configuration.
     pub fn new(limits: Limits) -> Result<Self, NetError> {
+        Self::with_access(limits, Arc::default())
+    }
+
+    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    pub fn with_access(limits: Limits, access: Arc<Access>) -> Result<Self, NetError> {
         let setup = |reason: String| NetError::Setup { reason };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -152,7 +181,13 @@ impl Client {
             runtime: Some(runtime),
             http,
             limits,
+            access,
         })
+    }
+
+    /// Returns what decides who is asked. Whoever names a URL asks it; of redirects it is seen to here.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     /// Passes the content of an http or https URL to `sink`, following redirects: the rest of it with `resume`, if
@@ -172,7 +207,7 @@ impl Client {
                 reason: "neither http nor https".into(),
             });
         }
-        let mut route = Route::new(url, self.limits.max_redirects)?;
+        let mut route = Route::new(url, self.limits.max_redirects, Arc::clone(&self.access))?;
         let delivered = self.deliver(&mut route, resume, sink, interrupt);
         delivered.map_err(|error| match error.class() {
             NetClass::Gone | NetClass::Trouble if route.was_redirected() => NetError::Redirected {

@@ -1,10 +1,10 @@
-//! User names and passwords from `$NETRC` or `~/.netrc`, for the hosts of the URLs that were asked for.
+//! User names and passwords from `$NETRC`, the configured file or `~/.netrc`, for the hosts of the URLs that were asked for.
 //!
 //! A redirect never brings a host its entry: whoever sends us elsewhere would decide where passwords go. An entry may
 //! name a port (`machine example.org:8080`), and then counts for that alone.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use netrc::Netrc;
 use url::Url;
@@ -15,17 +15,18 @@ use super::redirect::Credentials;
 const MAX_NETRC_BYTES: u64 = 1024 * 1024;
 
 /// Returns what the file says of a URL's host. A file that cannot be read or understood says nothing.
-pub(super) fn credentials(url: &Url) -> Option<Credentials> {
+pub(super) fn credentials(url: &Url, configured: Option<&Path>) -> Option<Credentials> {
     let mut text = String::new();
-    let file = fs_err::File::open(path()?).ok()?;
+    let file = fs_err::File::open(path(configured)?).ok()?;
     file.take(MAX_NETRC_BYTES).read_to_string(&mut text).ok()?;
     find(&text, url)
 }
 
-fn path() -> Option<PathBuf> {
+fn path(configured: Option<&Path>) -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     match set("NETRC") {
         Some(path) => Some(path.into()),
+        None if configured.is_some() => configured.map(Path::to_owned),
         None => Some(PathBuf::from(set("HOME")?).join(".netrc")),
     }
 }

@@ -3,12 +3,13 @@
 //! reqwest's own policy is not used: it would pass on headers that it does not know to be secret, and send a Referer.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::error::NetError;
-use super::netrc;
+use super::{Access, netrc};
 use crate::source_url::{SourceUrl, SourceUrlError};
 
 /// Where we are, and where we have been.
@@ -18,6 +19,7 @@ pub(super) struct Route {
     credentials: Option<Credentials>,
     visited: HashSet<Url>,
     max_redirects: u32,
+    access: Arc<Access>,
 }
 
 /// A user name and a password, decoded. Not printable.
@@ -38,16 +40,24 @@ pub(super) const fn is_redirect(code: u16) -> bool {
 }
 
 impl Route {
-    pub(super) fn new(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
-        let mut route = Self::led_to(start, max_redirects)?;
+    pub(super) fn new(
+        start: &SourceUrl,
+        max_redirects: u32,
+        access: Arc<Access>,
+    ) -> Result<Self, NetError> {
+        let mut route = Self::led_to(start, max_redirects, access)?;
         if route.credentials.is_none() {
-            route.credentials = netrc::credentials(start.url());
+            route.credentials = netrc::credentials(start.url(), route.access.netrc.as_deref());
         }
         Ok(route)
     }
 
     /// Begins where an earlier redirect led: no credentials but those in the URL.
-    pub(super) fn led_to(start: &SourceUrl, max_redirects: u32) -> Result<Self, NetError> {
+    pub(super) fn led_to(
+        start: &SourceUrl,
+        max_redirects: u32,
+        access: Arc<Access>,
+    ) -> Result<Self, NetError> {
         let credentials = start.has_credentials().then(|| Credentials {
             user: decoded(start.url().username()),
             password: start.url().password().map(decoded),
@@ -59,6 +69,7 @@ impl Route {
             credentials,
             visited,
             max_redirects,
+            access,
         })
     }
 
@@ -91,8 +102,10 @@ impl Route {
             (_, "http" | "https") => {}
             _ => return Err(bad("to something other than http and https")),
         }
-        let same_origin = from.origin() == target.origin();
-        let target = bare(target)?;
+        let named = bare(target)?;
+        let target = self.access.rules.apply(&named);
+        let target = bare(target.map_err(NetError::Blocked)?.url().clone())?;
+        let same_origin = from.origin() == target.url().origin();
         if self.visited.contains(target.url()) {
             return Err(NetError::RedirectLoop);
         }
@@ -137,7 +150,8 @@ mod tests {
     use super::*;
 
     fn route(start: &str) -> Route {
-        Route::new(&SourceUrl::parse(start).unwrap(), 20).unwrap()
+        let access = Arc::new(Access::default());
+        Route::new(&SourceUrl::parse(start).unwrap(), 20, access).unwrap()
     }
 
     fn followed(start: &str, location: &str) -> Result<String, NetError> {

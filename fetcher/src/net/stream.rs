@@ -1,6 +1,7 @@
 //! One request whose answer is read as it comes, for protocols that are spoken over HTTP.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ impl Client {
         interrupt: &'a AtomicBool,
     ) -> Result<Answer<'a>, NetError> {
         let begin = if is_led { Route::led_to } else { Route::new };
-        let mut route = begin(url, self.limits.max_redirects)?;
+        let mut route = begin(url, self.limits.max_redirects, Arc::clone(&self.access))?;
         let is_post = body.is_some();
         let answer = self.follow(&mut route, headers, body, interrupt);
         answer.map_err(|error| {

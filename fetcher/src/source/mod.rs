@@ -4,6 +4,7 @@
 //! all. Adding a source is a file here and a line in [`in_order`].
 
 mod absent;
+mod archive;
 mod by_name;
 mod directories;
 mod git;
@@ -58,6 +59,8 @@ pub enum SourceKind {
     Url,
     /// The repository that the user gave.
     Git,
+    /// A public archive.
+    Archive,
 }
 
 impl SourceKind {
@@ -73,6 +76,7 @@ impl SourceKind {
             Self::HashedMirror => "hashed-mirror",
             Self::Url => "url",
             Self::Git => "git",
+            Self::Archive => "archive",
         }
     }
 }
@@ -176,6 +180,8 @@ pub enum CandidatePlace {
     Checkout(Checkout),
     /// A download.
     Url(SourceUrl),
+    /// What a mirror of this URL, whose layout is not known yet, may have.
+    MirrorOf(SourceUrl),
     /// A commit of a repository on the network.
     Clone(CloneOf),
 }
@@ -310,7 +316,8 @@ pub fn in_order<'a>(
         }
     }
     for mirror in &places.mirrors {
-        last.push(Box::new(hashed_mirror::HashedMirror::new(mirror)));
+        let layouts = &places.layouts;
+        last.push(Box::new(hashed_mirror::HashedMirror::new(mirror, layouts)));
     }
     for url in &request.urls {
         last.push(Box::new(url::Url::new(url)));
@@ -323,6 +330,9 @@ pub fn in_order<'a>(
             sources.push(Box::new(kept));
         }
         last.push(Box::new(git::Git::new(git, places)));
+    }
+    for archive in &places.archives {
+        last.push(Box::new(archive::Archived::new(archive)));
     }
     // Behind all, and no network source: it only says what would help when nothing else did.
     let absent = std::iter::once_with(|| absent::AbsentMedia::new(&places.discs))

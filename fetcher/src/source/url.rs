@@ -1,10 +1,15 @@
 //! The URLs that were given, in their order, and those that name the content by its hash.
 
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
 use store_index::address::{ContentAddress, GitObject};
+use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
-use crate::request::Request;
+use crate::request::{Request, Target};
 use crate::source_url::{Scheme, SourceUrl};
 use crate::state::State;
 
@@ -30,6 +35,17 @@ impl Url {
     }
 }
 
+/// A download that is reported as one of a kind.
+pub(super) fn by_url(kind: SourceKind, url: SourceUrl) -> Candidate {
+    Candidate {
+        kind,
+        location: url.to_string(),
+        place: CandidatePlace::Url(url),
+        names: KnownNames::NotGuarded,
+        index: None,
+    }
+}
+
 impl Source for Url {
     fn kind(&self) -> SourceKind {
         self.kind
@@ -40,6 +56,9 @@ impl Source for Url {
     }
 
     fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
+        if self.url.is_file() {
+            return self.look_up_here(request);
+        }
         let urls = match self.url.scheme() {
             Scheme::Http | Scheme::Https => vec![self.url.clone()],
             Scheme::Mirror => request.mirror_sites.expand(&self.url),
@@ -57,13 +76,7 @@ impl Source for Url {
         if matches!(request.address, ContentAddress::Git(git) if git.object() == GitObject::Tree) {
             return Lookup::Skipped("a URL delivers one file, and a directory is wanted".into());
         }
-        let candidate = |url: SourceUrl| Candidate {
-            kind: self.kind,
-            location: url.to_string(),
-            place: CandidatePlace::Url(url),
-            names: KnownNames::NotGuarded,
-            index: None,
-        };
+        let candidate = |url| by_url(self.kind, url);
         Lookup::Found(urls.into_iter().map(candidate).collect())
     }
 
@@ -83,6 +96,37 @@ impl Source for Url {
     }
 
     fn is_network(&self) -> bool {
-        true
+        !self.url.is_file()
+    }
+}
+
+impl Url {
+    /// A file of this machine, which the user's own command line alone may name.
+    fn look_up_here(&self, request: &Request) -> Lookup {
+        if matches!(request.target, Target::Given(_)) {
+            return Lookup::Skipped("only a command line may name a file:// URL".into());
+        }
+        let found = self.url.url().to_file_path().map_err(|()| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a file:// URL has a path on this machine",
+            )
+        });
+        // The path was named, so that links on it lead where they lead.
+        let opened = found.and_then(fs_err::canonicalize).and_then(|path| {
+            let (folder, name) = match (path.parent(), path.file_name()) {
+                (Some(folder), Some(name)) => (folder.to_owned(), PathBuf::from(name)),
+                _ => (path, PathBuf::new()),
+            };
+            Ok((Rc::new(Beneath::open(&folder)?), name))
+        });
+        match opened {
+            Ok((root, name)) => {
+                let names = KnownNames::NotGuarded;
+                Lookup::Found(vec![Candidate::local(self.kind, &root, name, None, names)])
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Lookup::Absent(None),
+            Err(error) => Lookup::Unavailable(error.to_string()),
+        }
     }
 }

@@ -237,12 +237,17 @@ impl Visit<'_, '_> {
         };
         let (revisions, tips) = match revision {
             Revision::Id(id) if is_whole => (vec![revision.clone()], vec![*id]),
-            _ => fetch_into(&room, url, revision, self.client, (self.line, here)).inspect_err(
-                |_| {
-                    // The pack may need something that is there no more.
-                    self.is_damaged = was_kept && self.line.is_pack();
-                },
-            )?,
+            _ => fetch_into(
+                &room,
+                &self.asked(url)?,
+                revision,
+                self.client,
+                (self.line, here),
+            )
+            .inspect_err(|_| {
+                // The pack may need something that is there no more.
+                self.is_damaged = was_kept && self.line.is_pack();
+            })?,
         };
         let mut repository = room.open_with(&tips).map_err(local)?;
         if let Some(here) = here {
@@ -251,6 +256,12 @@ impl Visit<'_, '_> {
         let trees = trees_of(&repository, &revisions);
         self.is_damaged = was_kept && trees.is_err();
         Ok((Rc::new(repository), trees?))
+    }
+
+    /// Returns what is to be asked for a repository, by the rules of the configuration.
+    fn asked(&self, url: &SourceUrl) -> Result<SourceUrl, DownloadError> {
+        let asked = self.client.access().rules.apply(url);
+        asked.map_err(|blocked| DownloadError::trouble(blocked.to_string()))
     }
 
     /// Fetches the submodules of a tree, and theirs.
