@@ -17,7 +17,7 @@ use store_index::hash_text;
 use store_index::watch::{NoProgress, Watch};
 
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, mode, names_in, nar_sri, noise, sri};
+use crate::support::{TestEnv, lacks, mode, names_in, nar_sri, noise, sri};
 
 struct Silence;
 
@@ -138,6 +138,81 @@ fn the_first_complete_wrong_body_is_left_to_the_daemon() {
     assert!(report.result.is_ok() && report.left.is_none());
     assert_eq!(env.output("given"), b"right");
     assert_eq!(names_in(env.out("given").parent().unwrap()), ["given"]);
+}
+
+/// It stays where it landed: the folder for temporary files may be too small for it, or missing.
+#[test]
+fn a_wrong_body_needs_no_room_for_temporary_files() {
+    let env = TestEnv::new();
+    let first = noise(1, 3 << 20);
+    let server = Server::with("/first", Answer::body(&first));
+    server.route("/second", Answer::body("second"));
+    server.route("/right", Answer::body("right"));
+    let build = |paths: &[&str]| {
+        let urls: Vec<_> = paths.iter().map(|path| server.url(path)).collect();
+        env.fetch(["builder"])
+            .variable("TMPDIR", env.path("nowhere"))
+            .variable("NIX_STORE", env.path("store"))
+            .variable("name", "hello")
+            .variable("out", env.out("given"))
+            .variable("urls", urls.join(" "))
+            .variable("outputHash", sri(b"right"))
+            .variable("outputHashMode", "flat")
+            .go()
+            .exits(0)
+    };
+    for paths in [
+        &["/first"][..],
+        &["/first", "/gone"],
+        &["/first", "/second"],
+    ] {
+        build(paths).says("is left to Nix");
+        assert!(env.output("given") == first, "{paths:?}");
+        fs_err::remove_file(env.out("given")).unwrap();
+    }
+    build(&["/first", "/right"]);
+    assert_eq!(env.output("given"), b"right");
+}
+
+/// A wrong body that fills the disk is given up for one that may be right.
+#[test]
+fn a_wrong_body_makes_room_where_the_disk_is_full() {
+    let name = "builtin::a_wrong_body_makes_room_where_the_disk_is_full";
+    if lacks(name, &["mount", "umount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let (wrong, right) = (noise(1, 3 << 20), noise(2, 3 << 20));
+    let server = Server::with("/wrong", Answer::body(&wrong));
+    server.route("/right", Answer::body(&right));
+    let urls = ["/wrong", "/right"].map(|path| server.url(path));
+    let small = env.path("small");
+    fs_err::create_dir(&small).unwrap();
+    let script = "mount -t tmpfs -o size=5m none \"$1\" && shift && \"$@\" && cat \"$out\"";
+    let shell = [
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-ec",
+        script,
+        "sh",
+    ];
+    let outcome = env
+        .run(Path::new("unshare"), shell)
+        .arg(&small)
+        .arg(env!("CARGO_BIN_EXE_fetch"))
+        .arg("builder")
+        .variable("NIX_STORE", env.path("store"))
+        .variable("name", "hello")
+        .variable("out", small.join("given"))
+        .variable("urls", urls.join(" "))
+        .variable("outputHash", sri(&right))
+        .variable("outputHashMode", "flat")
+        .go()
+        .exits(0)
+        .says("is given up");
+    assert_eq!(outcome.stdout, String::from_utf8_lossy(&right));
 }
 
 #[test]

@@ -173,6 +173,14 @@ fn help() {
               While another process downloads the same content: wait, fail, or wait so many seconds
               [default: wait]
 
+          --keep-wrong <DIR>
+              Keep complete bodies that turn out to be wrong in this folder, for a look; it is made if
+              it is not there
+
+          --keep-copies
+              Keep a copy of what is downloaded, which serves later requests wherever the output has
+              gone (fetch cache)
+
     Output:
           --json
               Print one JSON object instead of the path
@@ -274,6 +282,10 @@ fn help() {
                                           [default: 120]
           --lock <WHAT>                   While another process downloads the same content: wait, fail,
                                           or wait so many seconds [default: wait]
+          --keep-wrong <DIR>              Keep complete bodies that turn out to be wrong in this folder,
+                                          for a look; it is made if it is not there
+          --keep-copies                   Keep a copy of what is downloaded, which serves later requests
+                                          wherever the output has gone (fetch cache)
 
     Output:
           --json            Print one JSON object instead of the path
@@ -515,7 +527,7 @@ fn a_hit_in_a_folder() {
     insta::assert_snapshot!(shown(fetch().args(["--json", "--force", "-o", "other"]).go()), @r#"
     exit 0
     --- stdout
-    {"version":1,"output":"[DIR]/out/other","name":"hello","method":"flat","hash":"sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=","bytes":6,"executable":false,"source":{"kind":"media","location":"[DIR]/folder/greeting/hello.txt"},"attempts":[{"kind":"media","location":"[DIR]/folder/greeting/hello.txt","result":"ok","reason":null,"bytes":6,"ms":[MS]}],"ms":[MS],"error":null}
+    {"version":1,"output":"[DIR]/out/other","name":"hello","method":"flat","hash":"sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=","bytes":6,"executable":false,"source":{"kind":"media","location":"[DIR]/folder/greeting/hello.txt"},"added":null,"attempts":[{"kind":"media","location":"[DIR]/folder/greeting/hello.txt","result":"ok","reason":null,"bytes":6,"ms":[MS]}],"ms":[MS],"error":null}
     "#);
 }
 
@@ -548,7 +560,7 @@ fn a_miss() {
     insta::assert_snapshot!(shown(fetch().args(["--offline", "--json", "http://127.0.0.1:1/hello"]).go()), @r#"
     exit 3
     --- stdout
-    {"version":1,"output":"[DIR]/out/hello","name":"hello","method":"flat","hash":"sha512-58IrmUxZ2c8rSOVJseJGZmNgRZMNPafBrLKZ0cO3+TH5Sq5B7dosKyB6NuEPi8uNRSI+VIePWzFufOO2vAGWKQ==","bytes":null,"executable":null,"source":null,"attempts":[{"kind":"media","location":"[DIR]/folder","result":"absent","reason":null,"bytes":0,"ms":[MS]},{"kind":"url","location":"http://127.0.0.1:[PORT]/hello","result":"skipped","reason":"the network is off (--offline)","bytes":0,"ms":[MS]}],"ms":[MS],"error":{"kind":"not-found","message":"not found: sha512-58IrmUxZ2c8rSOVJseJGZmNgRZMNPafBrLKZ0cO3+TH5Sq5B7dosKyB6NuEPi8uNRSI+VIePWzFufOO2vAGWKQ== (hello)\n  no local source has it, and the network is off (--offline)","hint":"store-index update makes more of this machine's files findable; fetch explain shows what was asked"}}
+    {"version":1,"output":"[DIR]/out/hello","name":"hello","method":"flat","hash":"sha512-58IrmUxZ2c8rSOVJseJGZmNgRZMNPafBrLKZ0cO3+TH5Sq5B7dosKyB6NuEPi8uNRSI+VIePWzFufOO2vAGWKQ==","bytes":null,"executable":null,"source":null,"added":null,"attempts":[{"kind":"media","location":"[DIR]/folder","result":"absent","reason":null,"bytes":0,"ms":[MS]},{"kind":"url","location":"http://127.0.0.1:[PORT]/hello","result":"skipped","reason":"the network is off (--offline)","bytes":0,"ms":[MS]}],"ms":[MS],"error":{"kind":"not-found","message":"not found: sha512-58IrmUxZ2c8rSOVJseJGZmNgRZMNPafBrLKZ0cO3+TH5Sq5B7dosKyB6NuEPi8uNRSI+VIePWzFufOO2vAGWKQ== (hello)\n  no local source has it, and the network is off (--offline)","hint":"store-index update makes more of this machine's files findable; fetch explain shows what was asked"}}
     --- stderr
     fetch: error: not found: sha512-58IrmUxZ2c8rSOVJseJGZmNgRZMNPafBrLKZ0cO3+TH5Sq5B7dosKyB6NuEPi8uNRSI+VIePWzFufOO2vAGWKQ== (hello)
       no local source has it, and the network is off (--offline)
@@ -575,7 +587,7 @@ fn a_mismatch() {
     insta::assert_snapshot!(shown(env.fetch_hash(HELLO).args([&url, "--json"]).go()), @r#"
     exit 4
     --- stdout
-    {"version":1,"output":"[DIR]/out/wrong","name":"wrong","method":"flat","hash":"sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=","bytes":null,"executable":null,"source":null,"attempts":[{"kind":"url","location":"http://127.0.0.1:[PORT]/wrong","result":"mismatch","reason":"wanted sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=, got sha256-fk+i64x6wIlznV3vxEifrWihANkggso1xrQKRSSCH4c=","bytes":6,"ms":[MS]}],"ms":[MS],"error":{"kind":"mismatch","message":"hash mismatch\n  wanted: sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM= (wrong)\n  got:    sha256-fk+i64x6wIlznV3vxEifrWihANkggso1xrQKRSSCH4c= (6 bytes)\n  from:   http://127.0.0.1:[PORT]/wrong","hint":"check that URL and hash belong together; if upstream replaced the file, the hash needs a change"}}
+    {"version":1,"output":"[DIR]/out/wrong","name":"wrong","method":"flat","hash":"sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=","bytes":null,"executable":null,"source":null,"added":null,"attempts":[{"kind":"url","location":"http://127.0.0.1:[PORT]/wrong","result":"mismatch","reason":"wanted sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=, got sha256-fk+i64x6wIlznV3vxEifrWihANkggso1xrQKRSSCH4c=","bytes":6,"ms":[MS]}],"ms":[MS],"error":{"kind":"mismatch","message":"hash mismatch\n  wanted: sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM= (wrong)\n  got:    sha256-fk+i64x6wIlznV3vxEifrWihANkggso1xrQKRSSCH4c= (6 bytes)\n  from:   http://127.0.0.1:[PORT]/wrong","hint":"check that URL and hash belong together; if upstream replaced the file, the hash needs a change"}}
     --- stderr
     fetch: url http://127.0.0.1:[PORT]/wrong: mismatch: wanted sha256-WJG1tSLV3whtD/CxEPvZ0hu0/HFjrzTQgoai6Eb2vgM=, got sha256-fk+i64x6wIlznV3vxEifrWihANkggso1xrQKRSSCH4c=
     fetch: error: hash mismatch
@@ -833,6 +845,7 @@ fn the_keys_of_json() {
         assert_eq!(
             keys(&report.object),
             [
+                "added",
                 "attempts",
                 "bytes",
                 "error",

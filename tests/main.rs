@@ -12,6 +12,7 @@ mod crash;
 mod directories;
 mod git_remote;
 mod guix;
+mod kept;
 mod manual;
 mod media;
 mod mirrors;

@@ -525,6 +525,41 @@ fn a_mismatch_is_diagnosed() {
     assert!(!other.stderr.contains("it is"), "{other}");
 }
 
+/// A server that does not say how long a body is, and ends too early.
+#[test]
+fn a_body_that_was_cut_is_told() {
+    let packers: &[&[&str]] = &[
+        &["gzip"],
+        &["xz"],
+        &["bzip2"],
+        &["zstd", "-q"],
+        &["lzip"],
+        &["zip", "-q", "-", "content"],
+    ];
+    let programs = ["gzip", "xz", "bzip2", "zstd", "lzip", "zip"];
+    if lacks("network::a_body_that_was_cut_is_told", &programs, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let content = env.write("content", noise(1, 300_000));
+    let server = Server::start();
+    for packer in packers {
+        let packed = std::process::Command::new(packer[0])
+            .args(&packer[1..])
+            .current_dir(content.parent().unwrap())
+            .stdin(fs_err::File::open(&content).unwrap().into_file())
+            .output()
+            .unwrap()
+            .stdout;
+        for (length, is_cut) in [(packed.len(), false), (100_000, true)] {
+            server.route("/body", Answer::until_close(&packed[..length]));
+            let told = hello(&env).arg(server.url("/body")).go().exits(4);
+            let words = "cut off after 100000 bytes";
+            assert_eq!(told.stderr.contains(words), is_cut, "{packer:?}: {told}");
+        }
+    }
+}
+
 /// `--mode nar` with a URL: one file, in the executable form that matches.
 #[test]
 fn a_file_by_its_nar_digest() {

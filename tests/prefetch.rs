@@ -283,18 +283,33 @@ fn add_adds_the_output_under_its_name_in_the_store() {
             "hello.tar.gz",
         ],
     );
-    let outcome = outcome.says(&format!("added to the store: {path}"));
-    drop(outcome);
+    let mut said = format!("fetch: added to the store: {path}\n");
+    let prefetched = env
+        .fetch(["prefetch", "--no-media", "--hash", &sri(&content), &url])
+        .with_nix(&store)
+        .json(0);
+    assert_eq!(prefetched.object["path"], path);
+    for form in ["sri", "hex", "nix32", "base64"] {
+        let hash = prefetched.object["hashes"][form].as_str().unwrap();
+        said.push_str(&format!("fetch: {form}: {hash}\n"));
+    }
+    outcome.says(&said);
     assert_eq!(fs_err::read(&path).unwrap(), content);
     store.nix("nix-store", &["--check-validity", &path]);
-    // The JSON object has the keys that it always has.
     let report = fetch().args(["-o", "elsewhere"]).json(0);
     assert!(
         report.stderr.contains("the store has it"),
         "{}",
         report.stderr
     );
-    assert!(report.object.get("store_path").is_none() && report.object["output"].is_string());
+    for key in ["path", "hashes", "present"] {
+        assert_eq!(report.object["added"][key], prefetched.object[key], "{key}");
+    }
+    let report = env
+        .fetch_hash(sri(&content))
+        .args(["-o", "elsewhere"])
+        .json(0);
+    assert!(report.object["added"].is_null(), "{}", report.object);
     // Trees and executable files too.
     let tree = env.write("some/tree/file", "content\n");
     fs_err::set_permissions(&tree, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use fetcher::builtin::Settings;
 use fetcher::cli::Environment;
@@ -19,7 +19,7 @@ use store_index::digest::Algorithm;
 use store_index::hash_text;
 use store_index::nar::{Encoder, NarHasher};
 use store_index::tree;
-use store_index::watch::{NoProgress, Watch};
+use store_index::watch::{NoProgress, Progress, Unit, Watch};
 
 use crate::support::nix::{NIX, NixStore};
 use crate::support::server::{Answer, Server};
@@ -53,7 +53,7 @@ fn watch<R>(use_it: impl FnOnce(Watch<'_>) -> R) -> R {
 }
 
 /// The SRI sha256 of a tree's NAR.
-fn tree_sri(path: &Path) -> String {
+pub(crate) fn tree_sri(path: &Path) -> String {
     let mut hasher = NarHasher::hashing(Algorithm::Sha256);
     watch(|watch| tree::walk(node(path), &mut hasher, watch)).unwrap();
     hasher.finish().0.to_sri()
@@ -117,10 +117,21 @@ fn unpack<'env>(env: &'env TestEnv, hash: &str, url: &str) -> crate::support::Ru
 /// Expects an archive to be refused with these words, and nothing of it left.
 #[track_caller]
 fn refused(env: &TestEnv, body: Vec<u8>, words: &str) -> Outcome {
+    refused_with(env, 4, body, words)
+}
+
+/// The same for one of which nobody knows what is in it, since it goes beyond a limit.
+#[track_caller]
+fn too_much(env: &TestEnv, body: Vec<u8>, words: &str) -> Outcome {
+    refused_with(env, 5, body, words)
+}
+
+#[track_caller]
+fn refused_with(env: &TestEnv, code: i32, body: Vec<u8>, words: &str) -> Outcome {
     let server = Server::with("/x.tar", Answer::body(body));
     let outcome = unpack(env, NOTHING, &server.url("/x.tar")).go();
     assert!(!outcome.stderr.contains("panicked"), "{outcome}");
-    let outcome = outcome.exits(4).says(words);
+    let outcome = outcome.exits(code).says(words);
     assert!(env.outputs().is_empty(), "{:?}", env.outputs());
     outcome
 }
@@ -454,11 +465,11 @@ fn long_names_and_deep_trees_are_bounded() {
     let deep = |depth: usize| "d/".repeat(depth) + "f";
     refused(&env, long(deep(300).as_bytes()), "too many directories");
     refused(&env, long(&[b'n'; 256]), "no file system takes");
-    refused(&env, long(&vec![b'n'; 2 << 20]), "1048576 are the limit");
+    too_much(&env, long(&vec![b'n'; 2 << 20]), "1048576 are the limit");
     // One that says that it is longer than any memory.
     let mut huge = raw_entry(b"././@LongLink", b'L', b"", (1 << 33) - 1);
     huge.extend([0; 1024]);
-    refused(&env, huge, "1048576 are the limit");
+    too_much(&env, huge, "1048576 are the limit");
     refused(
         &env,
         raw_entry(b"f", b'0', b"short", 100_000),
@@ -497,12 +508,14 @@ fn bombs_go_out() {
         ("tar c bomb | zstd -q -19", "more than 1000 times"),
         ("tar c bomb | lzip -0", "more than 1000 times"),
         ("zip -q -Z bzip2 - bomb/zeroes", "more than 1000 times"),
-        // A bomb within a bomb is no archive.
-        ("tar c bomb | xz -1 | gzip", "neither tar nor NAR"),
     ] {
         shell(&folder, &format!("{{ {packer}; }} >packed"));
-        refused(&env, fs_err::read(env.path("packed")).unwrap(), words);
+        too_much(&env, fs_err::read(env.path("packed")).unwrap(), words);
     }
+    shell(&folder, "tar c bomb | xz -1 | gzip >packed");
+    let packed = fs_err::read(env.path("packed")).unwrap();
+    // A bomb within a bomb is no archive.
+    refused(&env, packed, "neither tar nor NAR");
     // Within the ratio, and beyond what was allowed.
     shell(
         &folder,
@@ -514,23 +527,171 @@ fn bombs_go_out() {
     unpack(&env, NOTHING, &server.url("/x.tgz"))
         .args(["--max-bytes", "2000000"])
         .go()
-        .exits(4)
+        .exits(5)
         .says("more than 2000000 bytes (--max-bytes)");
     // A file of a mebibyte, and two thousand copies of it in 512 bytes each.
     let mut linked = raw_entry(b"f", b'0', &vec![7; 1 << 20], 1 << 20);
     for i in 0..2000 {
         linked.extend(entry(&format!("copy{i}"), b'1', "f"));
     }
-    refused(&env, piped(&["gzip"], &linked), "more than 1000 times");
-    // A dictionary beyond the limit.
-    let huge = piped(
-        &["xz", "--lzma2=preset=0,dict=1GiB"],
-        &tar(&[("a", b'0', "x")]),
+    too_much(&env, piped(&["gzip"], &linked), "more than 1000 times");
+}
+
+/// Unpacks where no more address space is to be had, in MiB: whoever asks for more dies.
+fn unpack_in_mib(env: &TestEnv, mib: u64, hash: &str, url: &str) -> Outcome {
+    let limit = format!("--as={}", mib << 20);
+    env.run(Path::new("prlimit"), [&limit, env!("CARGO_BIN_EXE_fetch")])
+        // A thread's own arena takes address space, and no memory.
+        .variable("MALLOC_ARENA_MAX", "1")
+        .args(["--no-store", "--no-media", "--hash", hash])
+        .args(["--unpack", "-o", "out", url])
+        .go()
+}
+
+/// The largest dictionary that is allowed fits in, filled, and a second one does not, nor does one that is larger.
+#[test]
+fn memory_is_bounded_whatever_the_dictionary() {
+    /// More than the largest dictionary, so that it gets full.
+    const FILLING_LEN: usize = 140 << 20;
+    let name = "unpack::memory_is_bounded_whatever_the_dictionary";
+    if lacks(name, &["prlimit", "xz", "lzip", "zstd"], false) {
+        return;
+    }
+    let env = TestEnv::new();
+    env.write("tree/a", "x");
+    let wanted = tree_sri(&env.path("tree"));
+    let archive = tar(&[("r/a", b'0', "x")]);
+    let xz = |dictionary: &str, bytes: &[u8]| {
+        let filter = format!("--lzma2=preset=0,dict={dictionary}");
+        piped(&["xz", "--check=none", &filter], bytes)
+    };
+    // A comment, which is passed over and not written, packed in two streams with a dictionary each.
+    let mut filling = vec![0; FILLING_LEN];
+    for (number, block) in filling.chunks_mut(64 * 1024).enumerate() {
+        // So that it does not pack as a bomb does.
+        block[..128].copy_from_slice(&noise(number as u64, 128));
+    }
+    let comment = raw_entry(b"pax_global_header", b'g', b"", 2 * FILLING_LEN as u64);
+    let first = [&comment[..512], &filling].concat();
+    filling.extend(&archive);
+    let streams = [xz("128MiB", &first), xz("128MiB", &filling)].concat();
+    drop((first, filling));
+    let server = Server::with("/streams", Answer::body(streams));
+    unpack_in_mib(&env, 240, &wanted, &server.url("/streams")).exits(0);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    // Else nothing would be shown by that.
+    let short = unpack_in_mib(&env, 120, &wanted, &server.url("/streams"));
+    assert!(!short.status.success(), "{short}");
+
+    let small = xz("128MiB", &archive);
+    let mut lzip = piped(&["lzip"], &archive);
+    lzip[5] = 29;
+    let mut zstd = piped(&["zstd", "-q", "--no-check"], &archive);
+    // A frame whose window is of 2 GiB, which says no other size.
+    zstd.splice(4.., [0b0000_0000, 21 << 3]);
+    for (body, code, words) in [
+        (xz("192MiB", &archive), 5, "dictionary of more than 128 MiB"),
+        (
+            xz("1536MiB", &archive),
+            5,
+            "dictionary of more than 128 MiB",
+        ),
+        (lzip, 5, "dictionary of more than 128 MiB"),
+        (zstd, 5, "dictionary of more than 128 MiB"),
+        (with_lzma2_filters(&small, 2), 4, "the archive is broken"),
+        (with_lzma2_filters(&small, 4), 4, "the archive is broken"),
+    ] {
+        server.route("/x", Answer::body(body));
+        let outcome = unpack_in_mib(&env, 240, NOTHING, &server.url("/x"));
+        outcome.exits(code).says(words);
+        assert!(env.outputs().iter().all(|name| name.starts_with(".fetch-")));
+    }
+}
+
+/// Puts several filters of LZMA2 into the header of the first block, each with the dictionary of the only one.
+fn with_lzma2_filters(packed: &[u8], count: usize) -> Vec<u8> {
+    let mut bytes = packed.to_vec();
+    // Behind the header of the stream: the header's length, flags, the filter's id, the length of what it is told, the
+    // dictionary.
+    let header = &packed[12..24];
+    assert_eq!(header[..4], [2, 0, 0x21, 1], "{header:x?}");
+    let mut longer = vec![0, (count - 1) as u8];
+    longer.extend(header[2..5].repeat(count));
+    longer.resize(longer.len().next_multiple_of(4), 0);
+    longer[0] = (longer.len() / 4) as u8;
+    let mut crc = flate2::Crc::new();
+    crc.update(&longer);
+    longer.extend(crc.sum().to_le_bytes());
+    bytes.splice(12..24, longer);
+    bytes
+}
+
+/// Headers that belong to an entry are told from entries: few are normal, many are not.
+#[test]
+fn headers_without_an_entry_are_bounded() {
+    let env = TestEnv::new();
+    let comment = raw_entry(b"pax_global_header", b'g', b"13 comment=a\n", 13);
+    let with_comments = |count: usize| {
+        let mut archive = comment.repeat(count);
+        archive.extend(tar(&[("r/a", b'0', "x")]));
+        archive
+    };
+    env.write("tree/a", "x");
+    let server = Server::with("/x.tar", Answer::body(with_comments(16)));
+    let wanted = tree_sri(&env.path("tree"));
+    unpack(&env, &wanted, &server.url("/x.tar")).go().exits(0);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    too_much(&env, with_comments(17), "more than 16 headers");
+    too_much(&env, with_comments(100_000), "more than 16 headers");
+}
+
+/// Told to stop, it stops, even where all that is left has been read already.
+#[test]
+fn unpacking_ends_at_once_when_told_to() {
+    let env = TestEnv::new();
+    let entries: Vec<u8> = (0..20_000)
+        .flat_map(|number| entry(&format!("r/{number}"), b'5', ""))
+        .collect();
+    let packed = zstd::encode_all(&*entries, 19).unwrap();
+    assert!(packed.len() < 64 * 1024, "it is read at once");
+    let archive = env.write("x.tar.zst", packed);
+    let target = env.path("target");
+    fs_err::create_dir(&target).unwrap();
+    let interrupt = AtomicBool::new(false);
+    let stop = StopWhenRead {
+        interrupt: &interrupt,
+        reads: AtomicUsize::new(0),
+    };
+    let watch = Watch {
+        interrupt: &interrupt,
+        progress: &stop,
+    };
+    let directory = std::os::fd::OwnedFd::from(fs_err::File::open(&target).unwrap().into_file());
+    let file = fs_err::File::open(&archive).unwrap().into_file();
+    let ended = fetcher::unpack::unpack(&file, "x.tar.zst", directory, u64::MAX, watch);
+    assert!(
+        matches!(ended, Err(fetcher::unpack::UnpackError::Interrupted)),
+        "{ended:?}"
     );
-    refused(&env, huge, "the archive is broken");
-    let mut huge = piped(&["lzip"], &tar(&[("a", b'0', "x")]));
-    huge[5] = 29;
-    refused(&env, huge, "dictionary of 536870912 bytes");
+    assert_eq!(names_in(&target), [""; 0]);
+}
+
+/// Sets the flag as soon as all has been read: once to tell what it is, and once to unpack it.
+struct StopWhenRead<'a> {
+    interrupt: &'a AtomicBool,
+    reads: AtomicUsize,
+}
+
+impl Progress for StopWhenRead<'_> {
+    fn begin(&self, _what: &str, _total: Option<u64>, _unit: Unit) {}
+    fn set_total(&self, _total: u64) {}
+    fn advance(&self, _amount: u64) {
+        if self.reads.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.interrupt.store(true, Ordering::Relaxed);
+        }
+    }
+    fn end(&self) {}
+    fn note(&self, _line: &str) {}
 }
 
 #[test]
@@ -558,7 +719,7 @@ fn a_million_entries_are_too_many() {
         archive[at + 148..at + 155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
     }
     let packed = piped(&["zstd", "-q", "-1"], &archive);
-    refused(&env, packed, "more than 1000000 entries");
+    too_much(&env, packed, "more than 1000000 entries");
 }
 
 #[test]
@@ -753,6 +914,14 @@ fn a_daemons_output_is_filled_at_once_or_with_what_is_wrong() {
     assert_eq!(deliver(&env, &wanted, &file).left.as_ref(), Some(&file[0]));
     assert_eq!(env.output("given"), b"right");
     assert_eq!(env.outputs(), ["given"]);
+    fs_err::remove_file(env.out("given")).unwrap();
+
+    symlink("/no/where", env.path("link")).unwrap();
+    server.route("/link.nar", Answer::body(nar(&env.path("link"))));
+    let link = [server.url("/link.nar")];
+    assert_eq!(deliver(&env, &wanted, &link).left.as_ref(), Some(&link[0]));
+    let target = fs_err::read_link(env.out("given")).unwrap();
+    assert_eq!(target, Path::new("/no/where"));
 }
 
 /// An archive that broke off goes on as any download does, but not with another archive of the same content.

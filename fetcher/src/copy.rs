@@ -1,7 +1,7 @@
 //! Copies one local file into staging and hashes the bytes that land.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
 use std::os::fd::AsFd as _;
 use std::sync::mpsc;
 
@@ -22,6 +22,9 @@ const BUFFER_LEN: usize = 256 * 1024;
 /// How many buffers go round between the copying and the hashing thread. Hashing takes longest: this many keep it busy
 /// for the milliseconds that the scheduler of a busy machine may keep the other thread waiting.
 const BUFFERS: usize = 32;
+
+/// How much is copied without hashing before a look at the interrupt flag, in bytes.
+const UNHASHED_LEN: u64 = 64 << 20;
 
 /// Why a copy ended early.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +74,19 @@ pub(crate) fn hash(
     watch: Watch<'_>,
 ) -> Result<Verdict, CopyError> {
     pass(file, size, None, check, watch)
+}
+
+/// Copies a whole file into an empty one without hashing it: for what is known to be wrong, or is hashed later.
+pub(crate) fn copy_unhashed(mut from: &File, mut to: &File, watch: Watch<'_>) -> io::Result<()> {
+    from.rewind()?;
+    loop {
+        if watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        if io::copy(&mut from.take(UNHASHED_LEN), &mut to)? == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// Reads `from` once: hashes it and, if there is a file to write to, writes it.
@@ -162,4 +178,31 @@ fn step(
     }
     watch.progress.advance(count as u64);
     Ok(Some(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use store_index::watch::NoProgress;
+
+    #[test]
+    fn a_copy_without_a_hash_begins_at_the_beginning_and_ends_when_told_to() {
+        let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all(b"content").unwrap();
+        let interrupt = AtomicBool::new(true);
+        let watch = Watch {
+            interrupt: &interrupt,
+            progress: &NoProgress,
+        };
+        let ended = copy_unhashed(&from, &to, watch).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(to.metadata().unwrap().len(), 0);
+        interrupt.store(false, Ordering::Relaxed);
+        copy_unhashed(&from, &to, watch).unwrap();
+        let mut copied = String::new();
+        (&to).rewind().unwrap();
+        (&to).read_to_string(&mut copied).unwrap();
+        assert_eq!(copied, "content");
+    }
 }

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use store_index::address::{ContentAddress, FileHasher, Framing};
+use store_index::watch::Watch;
 
 use crate::request::Request;
 use crate::source_url::SourceUrl;
+use crate::unpack;
 use crate::verify;
 
 /// How much of a body is looked at, in bytes.
@@ -14,6 +16,9 @@ const HEAD_LEN: usize = 1024;
 
 /// The longest body that is hashed again under another method, in bytes: a guess is not worth minutes.
 const MAX_HASHED_AGAIN: u64 = 256 << 20;
+
+/// How much of what is packed is looked at to see whether it was cut off, in bytes.
+const MAX_UNPACKED: u64 = 1 << 30;
 
 /// How compressed files begin.
 const MAGIC: [(&str, &[u8]); 6] = [
@@ -31,6 +36,7 @@ pub(crate) fn of_body(
     bytes: u64,
     url: &SourceUrl,
     request: &Request,
+    watch: Watch<'_>,
 ) -> Option<String> {
     let mut head = vec![0; HEAD_LEN];
     // What cannot be read again is not explained.
@@ -53,9 +59,15 @@ pub(crate) fn of_body(
         return None;
     }
     let path = url.to_string();
-    let (suffix, magic) = MAGIC.iter().find(|(suffix, _)| path.ends_with(suffix))?;
-    (!head.starts_with(magic))
-        .then(|| format!("not what {suffix} files begin with: was it decompressed on the way?"))
+    let is_other =
+        |(suffix, magic): &&(&str, &[u8])| path.ends_with(suffix) && !head.starts_with(magic);
+    if let Some((suffix, _)) = MAGIC.iter().find(is_other) {
+        return Some(format!(
+            "not what {suffix} files begin with: was it decompressed on the way?"
+        ));
+    }
+    let is_cut = bytes <= MAX_HASHED_AGAIN && unpack::ends_early(staged, MAX_UNPACKED, watch);
+    is_cut.then(|| format!("cut off after {bytes} bytes: what is packed in it goes on"))
 }
 
 fn is_html(head: &[u8]) -> bool {

@@ -4,13 +4,14 @@ mod network;
 mod queue;
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use store_index::beneath::Reach;
 use store_index::path_text::printable;
-use store_index::watch::Watch;
+use store_index::watch::{Unit, Watch};
 
 pub use self::network::LockPolicy;
 use crate::error::FetchError;
@@ -26,7 +27,7 @@ use crate::source::{
 };
 use crate::staging::Place;
 use crate::stale_hash::{self, StaleHash};
-use crate::state::State;
+use crate::state::{CopyBounds, NewCopy, State};
 use crate::verdict::{self, NetworkSummary, WrongBody};
 
 /// After this many wrong candidates an index is left out for the run: it is stale or lies.
@@ -49,6 +50,10 @@ pub struct Policy {
     pub leave_wrong: bool,
     /// Which URLs may be asked, and with which passwords.
     pub access: Arc<Access>,
+    /// Keep complete wrong bodies in this folder.
+    pub keep_wrong: Option<PathBuf>,
+    /// Keep copies of what was downloaded, within these bounds.
+    pub keep_copies: Option<CopyBounds>,
 }
 
 /// Fetches.
@@ -80,6 +85,7 @@ pub fn run<'a>(
         attempts: walk.attempts,
         result,
         left: walk.left,
+        added: None,
         took: started.elapsed(),
     }
 }
@@ -313,14 +319,17 @@ impl Walk<'_> {
             if self.is_out_of_reach(&candidate) || self.pass_over(source, &candidate) {
                 continue;
             }
-            if let Attempted::Delivered(done) = self.attempt(&candidate, 1, landing)? {
-                return Ok(Some(done));
-            }
-            let mismatch = self
-                .attempts
-                .last()
-                .is_some_and(|last| last.result == AttemptResult::Mismatch);
-            if mismatch {
+            let not_it = match self.attempt(&candidate, 1, landing)? {
+                Attempted::Delivered(done) => {
+                    source.judged(self.request, &candidate, true);
+                    return Ok(Some(done));
+                }
+                Attempted::NotIt(not_it) => not_it,
+            };
+            if not_it.result == AttemptResult::Mismatch {
+                if let Some(warning) = source.judged(self.request, &candidate, false) {
+                    self.listener.warning(&warning);
+                }
                 let wrong = wrong.entry(candidate.index).or_default();
                 *wrong += 1;
                 if *wrong == MAX_WRONG_CANDIDATES {
@@ -423,8 +432,8 @@ impl Walk<'_> {
         self.listener.trying(candidate);
         match landing.land(candidate)? {
             Landed::Delivered { bytes, executable } => {
-                if is_url || kind == SourceKind::Ledger {
-                    self.note_delivery();
+                if is_remote || kind == SourceKind::Ledger {
+                    self.note_delivery(is_remote.then_some(bytes));
                 }
                 let remark = landing.take_remark();
                 let done = self.delivered(kind, location, (bytes, executable), remark, started);
@@ -438,6 +447,7 @@ impl Walk<'_> {
                             got: not_it.got,
                             bytes: not_it.bytes,
                             seems: not_it.seems.clone(),
+                            kept: not_it.kept.clone(),
                         };
                         self.network.wrong.get_or_insert(wrong);
                     }
@@ -463,8 +473,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Remembers where the content lies now, for whoever wants it next.
-    fn note_delivery(&self) {
+    /// Remembers where the content lies now, for whoever wants it next, and keeps a copy of what was downloaded if
+    /// that is wanted. `downloaded` is its size in bytes, if it was.
+    fn note_delivery(&self, downloaded: Option<u64>) {
         let Target::Path(path) = &self.request.target else {
             return;
         };
@@ -473,6 +484,27 @@ impl Walk<'_> {
             names.extend(self.request.name.clone());
         }
         self.state.delivered(&self.request.address, path, &names);
+        let (Some(bounds), Some(bytes)) = (&self.policy.keep_copies, downloaded) else {
+            return;
+        };
+        let copy = NewCopy {
+            request: self.request,
+            output: path,
+            names: &names,
+            bytes,
+            reserve: self.policy.limits.disk_reserve,
+        };
+        let what = format!("keeping a copy of {}", printable(path));
+        self.watch.progress.begin(&what, None, Unit::Bytes);
+        let kept = self.state.keep_copy(&copy, bounds, self.watch);
+        self.watch.progress.end();
+        match kept {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                let warning = format!("no copy of {} is kept: {error}", printable(path));
+                self.listener.warning(&warning);
+            }
+            _ => {}
+        }
     }
 
     fn delivered(

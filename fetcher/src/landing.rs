@@ -1,21 +1,24 @@
 //! One candidate lands in the room beside the output, is hashed on the way, and is published if it is right.
 
 mod archive;
+mod aside;
 mod clone;
+mod delivery;
+mod tree;
+mod wrong;
 
 use std::fs::File;
-use std::io::{self, Seek as _, Write as _};
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use store_index::address::ContentAddress;
-use store_index::beneath::{Beneath, Node, Reach};
+use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
 use store_index::path_text::printable;
-use store_index::tree::{Skip, TreeError};
+use store_index::tree::Skip;
 use store_index::watch::{Unit, Watch};
 
+use self::wrong::WrongRoom;
 use crate::copy::{self, CopyError};
 use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
@@ -23,17 +26,15 @@ use crate::error::FetchError;
 use crate::fetch::Policy;
 use crate::mirror_layout::Layout;
 use crate::net::Retry;
-use crate::output::{self, Found};
-use crate::publish::{self, Published};
+use crate::publish;
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
-use crate::source::{Candidate, CandidatePlace, SourceKind};
+use crate::source::{Candidate, CandidatePlace};
 use crate::source_url::SourceUrl;
-use crate::staging::{self, Place, StagedFile, StagedTree};
+use crate::staging::{self, Place, StagedFile};
 use crate::state::Claim;
-use crate::tree_copy;
 use crate::verdict;
-use crate::verify::{FileCheck, Verdict, Verified};
+use crate::verify::{FileCheck, Verdict};
 
 /// What a candidate came to.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct NotIt {
     pub(crate) got: Option<Digest>,
     /// What a wrong body seems to be.
     pub(crate) seems: Option<String>,
+    /// Where a wrong body was kept, in words.
+    pub(crate) kept: Option<String>,
     /// How another try may help.
     pub(crate) retry: Option<Retry>,
     /// Whether a download failed because of its host, whatever it is asked for.
@@ -69,6 +72,7 @@ impl NotIt {
             bytes: 0,
             got: None,
             seems: None,
+            kept: None,
             retry: None,
             of_host: false,
         }
@@ -100,8 +104,10 @@ pub(crate) struct Landing<'a> {
     /// What is worth saying of what was delivered.
     remark: Option<String>,
     leave_wrong: bool,
-    /// The first wrong body of the request's own URLs, and whence.
-    wrong: Option<(File, String)>,
+    /// Where wrong bodies are kept, if they are.
+    keep_wrong: Option<PathBuf>,
+    /// The first wrong body of the request's own URLs.
+    wrong: Option<WrongRoom>,
     /// Why a mirror did not tell how it names files.
     untold: Option<NotIt>,
 }
@@ -127,6 +133,7 @@ impl<'a> Landing<'a> {
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,
+            keep_wrong: policy.keep_wrong.clone(),
             wrong: None,
             untold: None,
         };
@@ -143,6 +150,9 @@ impl<'a> Landing<'a> {
 
     /// The room for a file, empty. What is in the spool is left there.
     fn room(&mut self) -> io::Result<&mut StagedFile> {
+        if let Some(wrong) = &mut self.wrong {
+            wrong.make_room();
+        }
         let staged = match self.staged.take().filter(|staged| !staged.is_in_spool()) {
             Some(mut staged) => {
                 staged.empty()?;
@@ -220,12 +230,19 @@ impl<'a> Landing<'a> {
 
     /// Tells a download that another place may replace from one that ends the fetch.
     fn downloaded<T>(
-        &self,
+        &mut self,
         landed: Result<T, DownloadError>,
     ) -> Result<Result<T, NotIt>, FetchError> {
         let not_it = match landed {
             Ok(landed) => return Ok(Ok(landed)),
             Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
+            Err(DownloadError::Write(error)) if self.give_up_wrong(&error) => NotIt {
+                retry: Some(Retry {
+                    is_overload: false,
+                    at_least: None,
+                }),
+                ..NotIt::new(AttemptResult::Failed, error.to_string())
+            },
             Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
             Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
             Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
@@ -329,19 +346,18 @@ impl<'a> Landing<'a> {
     ) -> Result<Landed, FetchError> {
         let mut landed = self.judge_file(verdict)?;
         if let Landed::NotIt(wrong) = &mut landed {
-            wrong.seems = diagnosis::of_body(&self.landed().file, wrong.bytes, url, self.request);
+            wrong.seems = diagnosis::of_body(
+                &self.landed().file,
+                wrong.bytes,
+                url,
+                self.request,
+                self.watch,
+            );
             if let Some(seems) = &wrong.seems {
                 wrong.reason = format!("{}; it is {seems}", wrong.reason);
             }
-            if self.leave_wrong && candidate.kind == SourceKind::Url && self.wrong.is_none() {
-                match set_aside(&self.landed().file) {
-                    Ok(aside) => self.wrong = Some((aside, candidate.location.clone())),
-                    Err(error) => self.watch.progress.note(&format!(
-                        "the wrong body of {} cannot be kept for the daemon: {error}",
-                        candidate.location
-                    )),
-                }
-            }
+            self.keep_wrong(wrong, &self.landed().file, url);
+            self.remember_wrong(candidate);
         }
         // Right or wrong, nothing is to be gone on with.
         if let Some(claim) = &self.claim {
@@ -349,259 +365,6 @@ impl<'a> Landing<'a> {
             claim.clear();
         }
         Ok(landed)
-    }
-
-    /// Nothing was right: leaves the first wrong body to the daemon, if there was one and that is wanted. Returns
-    /// whence it came.
-    pub(crate) fn leave_wrong(&mut self) -> Result<Option<String>, FetchError> {
-        let Some((mut aside, location)) = self.wrong.take() else {
-            return Ok(None);
-        };
-        if self.request.unpack {
-            return self.leave_unpacked(aside, location);
-        }
-        let executable = self.request.executable;
-        let left = self.room().and_then(|room| {
-            aside.rewind()?;
-            io::copy(&mut aside, &mut room.file)
-        });
-        left.and_then(|_| match self.staged.take() {
-            Some(staged) => publish::leave_to_daemon(staged, executable),
-            None => Ok(()),
-        })
-        .map_err(|error| self.write_error(&error))?;
-        Ok(Some(location))
-    }
-
-    /// Tries a tree in one form after the other, as long as there is something that a form leaves out.
-    fn land_tree(
-        &mut self,
-        candidate: &Candidate,
-        source: &OwnedFd,
-        reach: Reach,
-        forms: &[Skip],
-    ) -> Result<Landed, FetchError> {
-        let mut landed = None;
-        for &form in forms {
-            let (tried, metadata) = self.land_tree_without((form, reach), candidate, source)?;
-            let is_over = metadata == 0 || matches!(tried, Landed::Delivered { .. });
-            // What is said of a wrong tree is said of its first form.
-            let answer = match (landed.take(), tried) {
-                (Some(first @ Landed::NotIt(_)), Landed::NotIt(_)) => first,
-                (_, tried) => tried,
-            };
-            if is_over {
-                return Ok(answer);
-            }
-            landed = Some(answer);
-        }
-        let reason = "there is no form in which it could be tried";
-        Ok(landed.unwrap_or_else(|| Landed::NotIt(NotIt::new(AttemptResult::Failed, reason))))
-    }
-
-    /// Lands one form of a tree; with the number of entries that some form leaves out.
-    fn land_tree_without(
-        &mut self,
-        (skip, reach): (Skip, Reach),
-        candidate: &Candidate,
-        source: &OwnedFd,
-    ) -> Result<(Landed, u64), FetchError> {
-        let no = |not_it| Ok((Landed::NotIt(not_it), 0));
-        let source = match source.try_clone() {
-            Ok(source) => source,
-            Err(error) => return no(NotIt::new(AttemptResult::Failed, error.to_string())),
-        };
-        if self.place.is_none() {
-            return Ok((self.refuse_for_stdout(Node::Directory(source))?, 0));
-        }
-        let (request, watch) = (self.request, self.watch);
-        self.fill_tree(candidate, "copying", |target| {
-            tree_copy::copy(&request.address, source, target, (skip, reach), watch)
-        })
-    }
-
-    /// Has a staged directory filled, and publishes it if it is right. The number is passed on.
-    fn fill_tree(
-        &mut self,
-        candidate: &Candidate,
-        verb: &str,
-        fill: impl FnOnce(OwnedFd) -> Result<(Verdict, u64), TreeError>,
-    ) -> Result<(Landed, u64), FetchError> {
-        let no = |not_it| Ok((Landed::NotIt(not_it), 0));
-        if matches!(self.request.address, ContentAddress::Flat(_)) {
-            let reason = "it is a directory, and a file is wanted";
-            return no(NotIt::new(AttemptResult::Mismatch, reason));
-        }
-        let Some(place) = &self.place else {
-            let reason = "it is a directory, which cannot go to standard output";
-            return no(NotIt::new(AttemptResult::Skipped, reason));
-        };
-        if place.given {
-            // The output itself is the room, and there is one only.
-            self.staged = None;
-        }
-        let staged = StagedTree::beside(place).map_err(|error| self.write_error(&error))?;
-        let target = staged
-            .directory()
-            .map_err(|error| self.write_error(&error))?;
-        self.watch
-            .progress
-            .begin(&format!("{verb} {}", candidate.location), None, Unit::Bytes);
-        let filled = fill(target);
-        self.watch.progress.end();
-        self.judge_tree(staged, place, filled)
-    }
-
-    /// Publishes a staged tree if it is right. The number is passed on.
-    fn judge_tree(
-        &self,
-        staged: StagedTree,
-        place: &Place,
-        filled: Result<(Verdict, u64), TreeError>,
-    ) -> Result<(Landed, u64), FetchError> {
-        let reason = match filled {
-            Ok((Verdict::Right(verified), metadata)) => {
-                let bytes = verified.bytes();
-                match publish::tree(staged, verified, place, self.force) {
-                    Ok(Published::Done) => {}
-                    Ok(Published::Taken) => self.accept_what_appeared(place)?,
-                    Err(error) => return Err(self.write_error(&error)),
-                }
-                let delivered = Landed::Delivered {
-                    bytes,
-                    executable: false,
-                };
-                return Ok((delivered, metadata));
-            }
-            Ok((Verdict::Wrong { got, bytes }, metadata)) => {
-                let wrong = NotIt::wrong(self.request, got, bytes);
-                return Ok((Landed::NotIt(wrong), metadata));
-            }
-            Err(TreeError::Interrupted) => return Err(FetchError::interrupted()),
-            // The hashes of git refuse content that was made to collide.
-            Err(TreeError::Visit { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
-                NotIt::new(AttemptResult::Mismatch, source.to_string())
-            }
-            Err(TreeError::Visit { path, source }) => {
-                let place = format!("{}: {source}", printable(&path));
-                return Err(self.write_error(&io::Error::new(source.kind(), place)));
-            }
-            Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
-        };
-        Ok((Landed::NotIt(reason), 0))
-    }
-
-    /// A symbolic link has a NAR hash of its own; it is never followed.
-    fn land_symlink(&mut self, target: &[u8]) -> Result<Landed, FetchError> {
-        if !matches!(self.request.address, ContentAddress::Nar(_)) {
-            let reason = "it is a symbolic link, which is not followed";
-            return Ok(Landed::NotIt(NotIt::new(AttemptResult::Failed, reason)));
-        }
-        let Some(place) = &self.place else {
-            return self.refuse_for_stdout(Node::Symlink(target.to_vec()));
-        };
-        match self.judge_in_place(Node::Symlink(target.to_vec()))? {
-            Err(not_it) => Ok(Landed::NotIt(not_it)),
-            Ok(verified) => {
-                if place.given {
-                    self.staged = None;
-                }
-                match publish::symlink(target, verified, place, self.force) {
-                    Ok(Published::Done) => {}
-                    Ok(Published::Taken) => self.accept_what_appeared(place)?,
-                    Err(error) => return Err(self.write_error(&error)),
-                }
-                Ok(Landed::Delivered {
-                    bytes: 0,
-                    executable: false,
-                })
-            }
-        }
-    }
-
-    /// Only bytes can go to standard output. The right content that has none is worth its own words.
-    fn refuse_for_stdout(&self, node: Node) -> Result<Landed, FetchError> {
-        match self.judge_in_place(node)? {
-            Err(not_it) => Ok(Landed::NotIt(not_it)),
-            Ok(_) => Err(no_bytes_for_stdout()),
-        }
-    }
-
-    /// Hashes a node where it lies.
-    fn judge_in_place(&self, node: Node) -> Result<Result<Verified, NotIt>, FetchError> {
-        match tree_copy::hash(&self.request.address, node, self.watch) {
-            Ok(Verdict::Right(verified)) => Ok(Ok(verified)),
-            Ok(Verdict::Wrong { got, bytes }) => Ok(Err(NotIt::wrong(self.request, got, bytes))),
-            Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
-            Err(error) => Ok(Err(NotIt::new(AttemptResult::Failed, error.to_string()))),
-        }
-    }
-
-    fn publish_file(&mut self, verified: Verified) -> Result<(), FetchError> {
-        let Some(place) = &self.place else {
-            return write_to_stdout(&self.landed().file).map_err(|error| {
-                FetchError::local(format!(
-                    "the content is right, but standard output takes no more: {error}"
-                ))
-            });
-        };
-        let staged = self
-            .staged
-            .as_mut()
-            .expect("room is made before a file lands");
-        let executable = verified.executable();
-        let in_spool = staged.is_in_spool();
-        match publish::file(staged, verified, place, self.force) {
-            Ok(Published::Done) => Ok(()),
-            Ok(Published::Taken) => self.accept_what_appeared(place),
-            // Another file system, or one that cannot rename so.
-            Err(_) if in_spool => self.publish_from_spool(executable),
-            Err(error) => Err(self.write_error(&error)),
-        }
-    }
-
-    /// The file of the spool cannot be renamed to the output: it is copied, and hashed once more as it lands.
-    fn publish_from_spool(&mut self, executable: bool) -> Result<(), FetchError> {
-        let spooled = self.staged.take().expect("what is published has landed");
-        let copied = self.copy_from_spool(&spooled.file, executable);
-        match copied.map_err(|error| self.write_error(&error))? {
-            Some(verified) => self.publish_file(verified),
-            None => Err(FetchError::local(
-                "what was downloaded has changed in the spool before it could be copied",
-            )),
-        }
-    }
-
-    fn copy_from_spool(
-        &mut self,
-        mut spooled: &File,
-        executable: bool,
-    ) -> io::Result<Option<Verified>> {
-        spooled.rewind()?;
-        let size = spooled.metadata()?.len();
-        let (request, watch) = (self.request, self.watch);
-        let check = FileCheck::new(&request.address, request.executable, executable, Some(size));
-        let room = self.room()?;
-        match copy::copy(spooled, size, &room.file, check, watch) {
-            Ok(Verdict::Right(verified)) => Ok(Some(verified)),
-            Ok(Verdict::Wrong { .. }) | Err(CopyError::Changed { .. }) => Ok(None),
-            Err(CopyError::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
-            Err(CopyError::Read(error) | CopyError::Write(error)) => Err(error),
-        }
-    }
-
-    /// Another process was faster. If it brought the same content, all is well.
-    fn accept_what_appeared(&self, place: &Place) -> Result<(), FetchError> {
-        match output::examine(self.request, place, self.watch)? {
-            Found::Right(_) => Ok(()),
-            Found::Nothing | Found::Wrong(_) | Found::Irreplaceable(_) => {
-                let path = printable(&place.path);
-                Err(FetchError::local(format!(
-                    "while this ran, something else appeared at the output {path}"
-                ))
-                .with_hint("nothing was replaced; --force replaces a file"))
-            }
-        }
     }
 
     fn write_error(&self, error: &io::Error) -> FetchError {
@@ -650,19 +413,4 @@ pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
         "cannot write in the output's folder {folder}: {error}"
     ))
     .with_hint(hint)
-}
-
-/// Copies a body into a file without a name in the folder for temporary files, which in a build is the build's own.
-fn set_aside(mut body: &File) -> io::Result<File> {
-    let mut aside = StagedFile::temporary()?.file;
-    body.rewind()?;
-    io::copy(&mut body, &mut aside)?;
-    Ok(aside)
-}
-
-fn write_to_stdout(mut staged: &File) -> io::Result<()> {
-    staged.rewind()?;
-    let mut stdout = io::stdout().lock();
-    io::copy(&mut staged, &mut stdout)?;
-    stdout.flush()
 }

@@ -292,7 +292,7 @@ fn see_to_cache(
     let text = match task {
         CacheTask::Status if parsed.speech.json => places.state.usage().to_json() + "\n",
         CacheTask::Status => places.state.usage().to_text(),
-        CacheTask::Gc { all } => places.state.collect(all).to_text(),
+        CacheTask::Gc { all, copies } => places.state.collect(all, &copies).to_text(),
         CacheTask::Verify => {
             let checked = places.state.check(watch);
             if watch.interrupted() {
@@ -355,8 +355,12 @@ fn fetch_and_add(
     let mut report = fetch::run(request, places, policy, voice, watch);
     if let (Ok(_), Some((store, name))) = (&report.result, add) {
         match prefetch::add_output(request, name, &store, watch) {
-            Ok((path, false)) => voice.note(&format!("added to the store: {path}")),
-            Ok((path, true)) => voice.note(&format!("the store has it: {path}")),
+            Ok(added) => {
+                report.added = Some(added);
+                for line in report.added_text(request) {
+                    voice.note(&line);
+                }
+            }
             Err(mut error) => {
                 error
                     .message

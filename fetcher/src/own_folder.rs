@@ -89,7 +89,8 @@ impl OwnFolder {
     }
 }
 
-fn copy_standing(
+/// Copies whatever stands at an output, hashing the copy.
+pub(crate) fn copy_standing(
     request: &Request,
     output: &Path,
     copied: &Path,

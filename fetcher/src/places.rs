@@ -23,7 +23,7 @@ use crate::error::FetchError;
 use crate::mirror_layout::Layouts;
 use crate::source::SourceKind;
 use crate::source_url::SourceUrl;
-use crate::state::State;
+use crate::state::{GIT_FOLDER, State};
 use store_index::path_text::printable;
 
 /// Where stores lie when nobody says otherwise.
@@ -181,7 +181,7 @@ impl Places {
         }
         // What one build fetched with a password is not for the next that knows its hash.
         let state = named.state.as_ref().filter(|_| !named.builtin);
-        places.git_cache = state.map(|state| state.join("git"));
+        places.git_cache = state.map(|state| state.join(GIT_FOLDER));
         places.discs = Discs::new(!named.no_media, named.media_globs.clone(), named.builtin);
         let open = if named.builtin {
             Beneath::open_public

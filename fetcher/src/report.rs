@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use store_index::address::ContentAddress;
+use store_index::hash_text::{Base, HashForm};
 use store_index::path_text::printable;
 
 use crate::error::FetchError;
@@ -77,6 +79,15 @@ pub struct Success {
     pub executable: bool,
 }
 
+/// An output that the store has as well.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// Its path there.
+    pub path: String,
+    /// Whether the store had it before.
+    pub present: bool,
+}
+
 /// Everything that is to be told about one fetch.
 #[derive(Debug)]
 pub struct Report {
@@ -86,6 +97,8 @@ pub struct Report {
     pub result: Result<Success, FetchError>,
     /// Whence the wrong content came that was left at a daemon's output after a failure.
     pub left: Option<String>,
+    /// Where the output was added to the store, if that was wanted.
+    pub added: Option<Added>,
     /// How long it took.
     pub took: Duration,
 }
@@ -100,9 +113,18 @@ struct Json<'a> {
     bytes: Option<u64>,
     executable: Option<bool>,
     source: Option<JsonSource<'a>>,
+    added: Option<JsonAdded<'a>>,
     attempts: Vec<JsonAttempt<'a>>,
     ms: u64,
     error: Option<JsonError<'a>>,
+}
+
+/// With the keys that `prefetch` has.
+#[derive(Serialize)]
+struct JsonAdded<'a> {
+    path: &'a str,
+    hashes: HashForms,
+    present: bool,
 }
 
 #[derive(Serialize)]
@@ -128,6 +150,38 @@ pub(crate) struct JsonError<'a> {
     hint: Option<&'a str>,
 }
 
+/// A hash in all the forms that people paste.
+#[derive(Serialize)]
+pub(crate) struct HashForms {
+    sri: String,
+    hex: String,
+    nix32: String,
+    base64: String,
+}
+
+impl HashForms {
+    pub(crate) fn of(address: &ContentAddress) -> Self {
+        let digest = address.digest();
+        let bare = |base| digest.in_form(HashForm::Bare(base)).to_string();
+        Self {
+            sri: digest.to_sri(),
+            hex: bare(Base::Hex),
+            nix32: bare(Base::Nix32),
+            base64: bare(Base::Base64),
+        }
+    }
+
+    /// Returns the forms with their names, in the order of printing.
+    pub(crate) fn named(&self) -> [(&'static str, &str); 4] {
+        [
+            ("sri", &self.sri),
+            ("hex", &self.hex),
+            ("nix32", &self.nix32),
+            ("base64", &self.base64),
+        ]
+    }
+}
+
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -139,6 +193,7 @@ impl Report {
             attempts: Vec::new(),
             result: Err(error),
             left: None,
+            added: None,
             took: Duration::ZERO,
         }
     }
@@ -149,6 +204,21 @@ impl Report {
             |error| error.kind.exit_code(),
             |_| crate::error::exit_code::OK,
         )
+    }
+
+    /// Returns lines for people on what was added to the store: the path, and the hash in all forms.
+    pub fn added_text(&self, request: &Request) -> Vec<String> {
+        let Some(added) = &self.added else {
+            return Vec::new();
+        };
+        let verb = match added.present {
+            true => "the store has it",
+            false => "added to the store",
+        };
+        let mut lines = vec![format!("{verb}: {}", added.path)];
+        let hashes = HashForms::of(&request.address);
+        lines.extend(hashes.named().map(|(name, form)| format!("{name}: {form}")));
+        lines
     }
 
     /// Returns the JSON object of `--json`: every key is always there, `null` when unknown.
@@ -167,6 +237,11 @@ impl Report {
             bytes: success.map(|success| success.bytes),
             executable: success.map(|success| success.executable),
             source: success.map(JsonSource::from),
+            added: self.added.as_ref().map(|added| JsonAdded {
+                path: &added.path,
+                hashes: HashForms::of(&request.address),
+                present: added.present,
+            }),
             attempts: self.attempts.iter().map(JsonAttempt::from).collect(),
             ms: milliseconds(self.took),
             error: self.result.as_ref().err().map(JsonError::from),

@@ -214,6 +214,11 @@ impl StagedFile {
         })
     }
 
+    /// Returns true if it is the output that a daemon gave us.
+    pub(crate) fn is_output(&self) -> bool {
+        self.hidden.as_ref().is_some_and(Hidden::is_output)
+    }
+
     /// Returns true if it is in the spool.
     pub(crate) fn is_in_spool(&self) -> bool {
         self.hidden.as_ref().is_some_and(Hidden::is_in_spool)

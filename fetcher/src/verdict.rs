@@ -32,6 +32,8 @@ pub(crate) struct WrongBody {
     pub(crate) bytes: u64,
     /// What it seems to be.
     pub(crate) seems: Option<String>,
+    /// Where it was kept, with size and hash.
+    pub(crate) kept: Option<String>,
 }
 
 /// Says what was wanted and what came, in the form of the user's hash.
@@ -135,6 +137,10 @@ fn mismatch(request: &Request, what: &str, wrong: &WrongBody) -> FetchError {
     if let Some(seems) = &wrong.seems {
         message.push_str("\n  it is:  ");
         message.push_str(seems);
+    }
+    if let Some(kept) = &wrong.kept {
+        message.push_str("\n  kept:   ");
+        message.push_str(kept);
     }
     FetchError::new(ErrorKind::Mismatch, message)
     .with_hint("check that URL and hash belong together; if upstream replaced the file, the hash needs a change")

@@ -233,3 +233,69 @@ fn several_at_once_wait_for_each_other() {
     let sent = http.take_sent_bytes();
     assert!(sent < 300_000, "one of them fetched it: {sent}");
 }
+
+/// `fetch cache` counts repositories, removes what is old and not in use, and finds what is damaged.
+#[test]
+fn the_cache_commands_see_to_repositories() {
+    if lacks("the_cache_commands_see_to_repositories", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", &noise(1, 50_000))]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    let cache = |args: &[&str]| env.fetch(["cache"]).args(args).go();
+    let fetched = || drop(fetch_nar(&env, &url, &commit, &hash));
+    fetched();
+    let status = env.fetch(["cache", "status"]).json(0).object;
+    assert_eq!(status["repositories"], 1);
+    let bytes = status["repository_bytes"].as_u64().unwrap();
+    assert!((50_000..60_000).contains(&bytes), "{bytes}");
+
+    let sound = cache(&["verify"]).exits(0);
+    assert!(sound.stdout.contains("1 repositories are whole"), "{sound}");
+    let packs = kept(&env)[0].join("objects/pack");
+    for name in names_in(&packs) {
+        let path = packs.join(name);
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let mut bytes = fs_err::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs_err::write(&path, bytes).unwrap();
+        let damaged = cache(&["verify"]).exits(1);
+        assert!(
+            damaged.stdout.contains("was damaged, and is removed"),
+            "{damaged}"
+        );
+        assert!(kept(&env).is_empty());
+        fetched();
+    }
+
+    let unused_for_days = |days: u64| {
+        let tips = fs_err::File::open(kept(&env)[0].join("tips")).unwrap();
+        let used = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400);
+        tips.file().set_modified(used).unwrap();
+    };
+    unused_for_days(89);
+    cache(&["gc"]).exits(0);
+    assert_eq!(kept(&env).len(), 1);
+    unused_for_days(91);
+    let lock = fs_err::File::open(kept(&env)[0].with_extension("lock")).unwrap();
+    rustix::fs::flock(lock.file(), rustix::fs::FlockOperation::LockShared).unwrap();
+    for args in [&["gc"][..], &["gc", "--all"]] {
+        cache(args).exits(0);
+        assert_eq!(kept(&env).len(), 1, "it is in use");
+    }
+    drop(lock);
+    let collected = cache(&["gc"]).exits(0);
+    assert!(
+        collected.stdout.contains("and 1 repositories ("),
+        "{collected}"
+    );
+    assert!(kept(&env).is_empty());
+    fetched();
+    cache(&["gc", "--all"]).exits(0);
+    assert!(kept(&env).is_empty());
+}

@@ -6,6 +6,7 @@ use super::report::ReportArgs;
 use super::{Environment, Invocation, Parsed};
 use crate::error::FetchError;
 use crate::places::Named;
+use crate::state::CopyBounds;
 
 #[derive(Debug, Args)]
 pub(super) struct CacheArgs {
@@ -15,18 +16,26 @@ pub(super) struct CacheArgs {
 
 #[derive(Debug, Subcommand)]
 enum CacheCommand {
-    /// Says what is kept: partial downloads, earlier downloads, hosts and URLs that failed lately
+    /// Says what is kept: partial and earlier downloads, copies, repositories, hosts and URLs that failed lately
     Status {
         #[command(flatten)]
         report: ReportArgs,
     },
-    /// Removes partial downloads that are 14 days old or above 10 GiB, and forgets earlier downloads that are gone
+    /// Removes partial downloads that are 14 days old or above 10 GiB, repositories unused for 90 days or above 10 GiB,
+    /// and copies; and forgets earlier downloads that are gone
     Gc {
-        /// Remove every partial download that nobody works at
+        /// Remove every partial download, copy and repository that nobody uses
         #[arg(long)]
         all: bool,
+        /// The most that copies may have; the longest unused go first [default: 21474836480, 20 GiB]
+        #[arg(long, value_name = "BYTES")]
+        copies_bytes: Option<String>,
+        /// How long a copy stays that is not used [default: 90]
+        #[arg(long, value_name = "DAYS")]
+        copies_days: Option<String>,
     },
-    /// Hashes what was downloaded and still lies where it was put; ends with 1 if some of it has changed
+    /// Hashes what was downloaded and still lies where it was put, copies and repositories; ends with 1 if some of it has
+    /// changed
     Verify,
     /// Forgets what failed lately, and the pauses that servers asked for
     Forget,
@@ -41,6 +50,8 @@ pub enum CacheTask {
     Gc {
         /// And what is not.
         all: bool,
+        /// What remains of copies.
+        copies: CopyBounds,
     },
     /// Hash what was delivered.
     Verify,
@@ -52,7 +63,14 @@ impl CacheArgs {
     pub(super) fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
         let (task, report) = match self.command {
             CacheCommand::Status { report } => (CacheTask::Status, report),
-            CacheCommand::Gc { all } => (CacheTask::Gc { all }, ReportArgs::default()),
+            CacheCommand::Gc {
+                all,
+                copies_bytes,
+                copies_days,
+            } => {
+                let copies = environment.copy_bounds(copies_bytes, copies_days)?;
+                (CacheTask::Gc { all, copies }, ReportArgs::default())
+            }
             CacheCommand::Verify => (CacheTask::Verify, ReportArgs::default()),
             CacheCommand::Forget => (CacheTask::Forget, ReportArgs::default()),
         };

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, days_of};
 use crate::error::FetchError;
+use crate::state::CopyBounds;
 
 /// What configures us beside the options.
 pub struct Environment<'a> {
@@ -88,6 +89,38 @@ impl Environment<'_> {
     pub fn guix(&self) -> Result<Option<PathBuf>, FetchError> {
         let named = self.text("FETCH_GUIX")?.map(PathBuf::from);
         Ok(named.or_else(|| self.configuration.guix.clone()))
+    }
+
+    /// A path, else its variable's.
+    pub(super) fn path(&self, given: Option<PathBuf>, name: &str) -> Option<PathBuf> {
+        let variable = || (self.variables)(name).filter(|value| !value.is_empty());
+        given.or_else(|| variable().map(PathBuf::from))
+    }
+
+    /// How many copies are kept of what was downloaded, and how long: by options of `fetch cache gc`, variables or the
+    /// configuration.
+    pub(super) fn copy_bounds(
+        &self,
+        bytes: Option<String>,
+        days: Option<String>,
+    ) -> Result<CopyBounds, FetchError> {
+        let (configured, usual) = (&self.configuration.copies, CopyBounds::default());
+        let bytes = self.value(bytes, "FETCH_COPIES_BYTES", configured.max_bytes, |text| {
+            text.parse().map_err(|_| {
+                let text = text.escape_debug();
+                FetchError::usage(format!("--copies-bytes '{text}' is no number of bytes"))
+            })
+        })?;
+        let age = self.value(days, "FETCH_COPIES_DAYS", configured.max_age, |text| {
+            text.parse().ok().and_then(days_of).ok_or_else(|| {
+                let text = text.escape_debug();
+                FetchError::usage(format!("--copies-days '{text}' is no number of days"))
+            })
+        })?;
+        Ok(CopyBounds {
+            bytes: bytes.unwrap_or(usual.bytes),
+            age: age.unwrap_or(usual.age),
+        })
     }
 
     /// A list of paths, else its variable's. A variable that is empty is not set, one of colons alone is empty.

@@ -46,12 +46,7 @@ impl FetchArgs {
             FetchError::usage("no hash was given: what is wanted stands behind --hash")
                 .with_hint("fetch --help shows all options")
         })?;
-        let output = match self.output {
-            Some(output) => Some(output),
-            None => (environment.variables)("FETCH_OUTPUT")
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from),
-        };
+        let output = environment.path(self.output, "FETCH_OUTPUT");
         let executable = environment.switch(self.executable, "FETCH_EXECUTABLE")?;
         let (mut request, warnings) =
             self.what

@@ -1,5 +1,6 @@
 //! How the network is asked.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
 use crate::net::{Access, Limits};
 use crate::stale_hash::StaleHash;
+use crate::state::CopyBounds;
 
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Network")]
@@ -39,6 +41,12 @@ pub(crate) struct NetworkArgs {
     /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
     #[arg(long, value_name = "WHAT")]
     lock: Option<String>,
+    /// Keep complete bodies that turn out to be wrong in this folder, for a look; it is made if it is not there
+    #[arg(long, value_name = "DIR")]
+    keep_wrong: Option<PathBuf>,
+    /// Keep a copy of what is downloaded, which serves later requests wherever the output has gone (fetch cache)
+    #[arg(long)]
+    keep_copies: bool,
 }
 
 /// Reads a number of seconds, which may be 0.
@@ -84,6 +92,8 @@ impl NetworkArgs {
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
         let lock = self.lock(environment)?.unwrap_or_default();
+        let keep_copies = keep_copies(self.keep_copies, environment)?;
+        let keep_wrong = environment.path(self.keep_wrong.clone(), "FETCH_KEEP_WRONG");
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
         Ok(Policy {
             offline,
@@ -93,6 +103,8 @@ impl NetworkArgs {
             lock,
             leave_wrong: false,
             access: access(environment),
+            keep_wrong,
+            keep_copies,
         })
     }
 
@@ -151,6 +163,18 @@ impl NetworkArgs {
             ..configured
         };
         Ok(limits.or_default())
+    }
+}
+
+/// Returns how many copies are kept, if they are.
+fn keep_copies(
+    given: bool,
+    environment: &Environment<'_>,
+) -> Result<Option<CopyBounds>, FetchError> {
+    let configured = environment.configuration.copies.keep;
+    match environment.switch_or(given, "FETCH_KEEP_COPIES", configured)? {
+        true => environment.copy_bounds(None, None).map(Some),
+        false => Ok(None),
     }
 }
 

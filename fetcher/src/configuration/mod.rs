@@ -84,6 +84,29 @@ pub struct Configuration {
     pub state_dir: Option<PathBuf>,
     /// Bounds of downloads.
     pub limits: ConfiguredLimits,
+    /// Copies of what was downloaded.
+    pub copies: ConfiguredCopies,
+}
+
+/// The table `[copies]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConfiguredCopies {
+    /// Whether they are kept.
+    pub keep: Option<bool>,
+    /// How much they may be in all, in bytes.
+    pub max_bytes: Option<u64>,
+    /// How long one stays that is not used.
+    pub max_age: Option<Duration>,
+}
+
+impl ConfiguredCopies {
+    fn over(self, below: Self) -> Self {
+        Self {
+            keep: self.keep.or(below.keep),
+            max_bytes: self.max_bytes.or(below.max_bytes),
+            max_age: self.max_age.or(below.max_age),
+        }
+    }
 }
 
 /// The table `[limits]`.
@@ -141,6 +164,11 @@ pub(crate) fn wait(seconds: f64) -> Option<Duration> {
     (duration <= MAX_TIMEOUT).then_some(duration)
 }
 
+/// Returns so many days, if that is a sensible time.
+pub(crate) fn days_of(days: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(days * 24.0 * 60.0 * 60.0).ok()
+}
+
 impl Configuration {
     /// Reads the system's file alone, for the builtin modes: neither a caller nor a derivation can point elsewhere.
     /// Keys that are not known are returned as warnings, since a newer file must not stop every build.
@@ -194,6 +222,7 @@ impl Configuration {
             // A user's own is in the usual place.
             state_dir: below.state_dir,
             limits: self.limits.over(below.limits),
+            copies: self.copies.over(below.copies),
         }
     }
 }

@@ -14,7 +14,7 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, ConfiguredLimits, timeout, wait};
+use super::{Configuration, ConfiguredCopies, ConfiguredLimits, days_of, timeout, wait};
 use crate::archives::Archive;
 use crate::error::FetchError;
 use crate::fetch::LockPolicy;
@@ -121,6 +121,7 @@ impl<'a> TextFile<'a> {
                         Some(entry.checked(|file, text: &String| file.absolute(text))?);
                 }
                 "limits" => entry.limits(&mut configuration.limits, &mut read.unknown)?,
+                "copies" => entry.copies(&mut configuration.copies, &mut read.unknown)?,
                 _ => read.unknown.push(self.unknown(span, &entry.key)),
             }
         }
@@ -292,23 +293,41 @@ impl<'a> Entry<'a> {
         checked.collect()
     }
 
+    fn copies(
+        self,
+        copies: &mut ConfiguredCopies,
+        unknown: &mut Vec<(usize, String)>,
+    ) -> Result<(), FetchError> {
+        let file = self.file;
+        for (key, entry) in self.table()? {
+            let span = entry.value.span();
+            match key.as_str() {
+                "keep" => copies.keep = Some(entry.get()?),
+                "max_bytes" => copies.max_bytes = Some(entry.get()?),
+                "max_days" => {
+                    copies.max_age = Some(entry.checked(|_, days: &f64| {
+                        days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
+                    })?);
+                }
+                _ => unknown.push(file.unknown(span, &entry.key)),
+            }
+        }
+        Ok(())
+    }
+
     fn limits(
         self,
         limits: &mut ConfiguredLimits,
         unknown: &mut Vec<(usize, String)>,
     ) -> Result<(), FetchError> {
-        let (file, span) = (self.file, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
-        };
+        let file = self.file;
         let timeout = |_: &TextFile<'_>, seconds: &f64| {
             timeout(*seconds)
                 .ok_or_else(|| "a number of seconds from above 0 to 86400 is wanted".to_owned())
         };
-        for (key, value) in table {
-            let span = key.span();
-            let entry = file.entry(format!("limits.{}", key.get_ref()), value);
-            match key.get_ref().as_ref() {
+        for (key, entry) in self.table()? {
+            let span = entry.value.span();
+            match key.as_str() {
                 "connect_timeout" => limits.connect_timeout = Some(entry.checked(timeout)?),
                 "first_byte_timeout" => limits.first_byte_timeout = Some(entry.checked(timeout)?),
                 "stall_timeout" => limits.stall_timeout = Some(entry.checked(timeout)?),
@@ -400,6 +419,12 @@ mod tests {
                     tries: Some(_),
                     retry_budget: Some(_),
                 },
+            copies:
+                ConfiguredCopies {
+                    keep: Some(_),
+                    max_bytes: Some(_),
+                    max_age: Some(_),
+                },
         } = read
         else {
             panic!("contrib/fetch.toml lacks a key: {read:#?}");
@@ -414,9 +439,9 @@ mod tests {
                 && !key.contains(' ')
             {
                 assert!(
-                    document.contains(&format!("`{key}`"))
-                        || document.contains(&format!("`limits.{key}`"))
-                        || document.contains(&format!("`mirror_sites.{key}`")),
+                    ["", "limits.", "copies.", "mirror_sites."]
+                        .iter()
+                        .any(|table| document.contains(&format!("`{table}{key}`"))),
                     "{key}"
                 );
             }
@@ -486,6 +511,9 @@ mod tests {
             ("progress = 'loud'\n", 1, "progress: known are auto"),
             ("guix = 'guix'\n", 1, "guix: a path"),
             ("limits = 3\n", 1, "[limits]"),
+            ("[copies]\nkeep = 1\n", 2, "copies.keep: invalid type"),
+            ("[copies]\nmax_days = -1\n", 2, "a number of days"),
+            ("[copies]\ndays = 1\n", 2, "no key 'copies.days'"),
             (
                 "[limits]\nconnect_timeout = 0\n",
                 2,

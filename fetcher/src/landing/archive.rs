@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use store_index::path_text::printable;
 use store_index::watch::Unit;
 
+use super::wrong::WrongRoom;
 use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::diagnosis;
 use crate::error::FetchError;
@@ -84,15 +85,23 @@ impl Landing<'_> {
         let Landed::NotIt(wrong) = &mut landed else {
             return Ok(landed);
         };
-        let seems = diagnosis::of_body(&archive.file, bytes, url, self.request);
+        let seems = diagnosis::of_body(&archive.file, bytes, url, self.request, self.watch);
         if let Some(seems) = seems {
             wrong.reason = format!("{}; it is {seems}", wrong.reason);
             wrong.seems = Some(seems);
         }
+        if wrong.result == AttemptResult::Mismatch {
+            let size = std::mem::replace(&mut wrong.bytes, bytes);
+            self.keep_wrong(wrong, &archive.file, url);
+            wrong.bytes = size;
+        }
         let is_own = candidate.kind == SourceKind::Url;
         // What cannot be unpacked has no hash that would help the packager.
         if unpacked && self.leave_wrong && is_own && self.wrong.is_none() {
-            self.wrong = Some((archive.file, candidate.location.clone()));
+            self.wrong = Some(WrongRoom {
+                staged: archive,
+                location: candidate.location.clone(),
+            });
         }
         Ok(landed)
     }
@@ -147,6 +156,12 @@ impl Landing<'_> {
                 let text = format!("{}: {source}", printable(&path));
                 return Err(self.write_error(&io::Error::new(source.kind(), text)));
             }
+            Err(error @ UnpackError::Limit(_)) => {
+                // What is in it nobody knows: it is too much, not wrong.
+                let mut not_it = NotIt::new(AttemptResult::Failed, error.to_string());
+                not_it.bytes = bytes;
+                return Ok(Err(not_it));
+            }
             Err(error) => {
                 let mut not_it = NotIt::new(AttemptResult::Mismatch, error.to_string());
                 not_it.bytes = bytes;
@@ -183,37 +198,39 @@ impl Landing<'_> {
         unpacked
     }
 
-    /// Leaves the tree of a wrong archive to the daemon, unpacked once more, as it would have been published.
-    pub(super) fn leave_unpacked(
-        &mut self,
-        archive: File,
-        location: String,
-    ) -> Result<Option<String>, FetchError> {
+    /// Leaves what was in a wrong archive to the daemon, unpacked once more, as it would have been published.
+    pub(super) fn leave_unpacked(&mut self, archive: &File, location: &str) -> io::Result<()> {
         let Some(place) = self.place.clone() else {
-            return Ok(None);
+            return Ok(());
         };
         self.staged = None;
-        let bytes = archive.metadata().map_or(0, |metadata| metadata.len());
-        let (staged, directory) = self.staged_tree(&place)?;
-        let left = match self.unpack(&archive, &location, bytes, &directory) {
-            Ok(Unpacked::Tree) => unpack::strip_single_root(&directory)
-                .and_then(|()| publish::leave_tree_to_daemon(staged)),
+        let bytes = archive.metadata()?.len();
+        let staged = StagedTree::beside(&place)?;
+        let directory = staged.directory()?;
+        match self.unpack(archive, location, bytes, &directory) {
+            Ok(Unpacked::Tree) => {
+                unpack::strip_single_root(&directory)?;
+                publish::leave_tree_to_daemon(staged)
+            }
             Ok(Unpacked::NarTree) => publish::leave_tree_to_daemon(staged),
-            Ok(Unpacked::File) => open_root(&directory).and_then(|mut file| {
+            Ok(Unpacked::File) => {
+                let file = open_root(&directory)?;
                 drop(staged);
-                io::copy(&mut file, &mut self.room()?.file)?;
+                self.copy_into_room(&file)?;
                 let executable = publish::is_executable(&file.metadata()?);
                 match self.staged.take() {
                     Some(staged) => publish::leave_to_daemon(staged, executable),
                     None => Ok(()),
                 }
-            }),
-            Err(UnpackError::Interrupted) => return Err(FetchError::interrupted()),
-            // It was unpacked before, so this is the disk; and a link has no content to judge.
-            Ok(Unpacked::Symlink(_)) | Err(_) => return Ok(None),
-        };
-        left.map_err(|error| self.write_error(&error))?;
-        Ok(Some(location))
+            }
+            Ok(Unpacked::Symlink(target)) => {
+                drop(staged);
+                publish::leave_symlink_to_daemon(&target, &place)
+            }
+            Err(UnpackError::Interrupted) => Err(io::ErrorKind::Interrupted.into()),
+            // It was unpacked before, so this is the disk.
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Files that were downloaded before and still lie where they were delivered.
+//! Files and trees that were downloaded before and still lie where they were delivered.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-use super::{Candidate, KnownNames, Lookup, Source, SourceKind};
+use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
 use crate::places::Places;
 use crate::request::Request;
 use crate::state::State;
@@ -41,7 +41,7 @@ impl Source for Ledger<'_> {
             if let Ok(root) = Beneath::open(parent) {
                 let names = KnownNames::Known(delivery.names);
                 let (root, name) = (Rc::new(root), PathBuf::from(name));
-                let size = Some(delivery.size);
+                let size = delivery.size;
                 candidates.push(Candidate::local(self.kind(), &root, name, size, names));
             }
         }
@@ -50,5 +50,20 @@ impl Source for Ledger<'_> {
         } else {
             Lookup::Found(candidates)
         }
+    }
+
+    fn judged(
+        &mut self,
+        request: &Request,
+        candidate: &Candidate,
+        is_right: bool,
+    ) -> Option<String> {
+        if let CandidatePlace::Local { root, path, .. } = &candidate.place
+            && !is_right
+        {
+            let path = root.path().join(path);
+            self.state.not_delivered(&request.address, &path);
+        }
+        None
     }
 }

@@ -6,6 +6,7 @@
 mod absent;
 mod archive;
 mod by_name;
+mod copies;
 mod directories;
 mod git;
 mod hashed_mirror;
@@ -245,6 +246,16 @@ pub trait Source: std::fmt::Debug {
         }
     }
 
+    /// Hears whether a candidate was right. Returns what the user should know of it.
+    fn judged(
+        &mut self,
+        _request: &Request,
+        _candidate: &Candidate,
+        _is_right: bool,
+    ) -> Option<String> {
+        None
+    }
+
     /// Returns what is remembered against asking it, if that matters.
     fn reservation(&self, _request: &Request, _state: &State) -> Option<String> {
         None
@@ -294,6 +305,9 @@ pub fn in_order<'a>(
     }
     if let Some(ledger) = ledger(places) {
         sources.push(Box::new(ledger));
+    }
+    if let Some(copies) = copies::copies(places) {
+        sources.push(Box::new(copies));
     }
     for medium in &places.media {
         sources.push(Box::new(media::Media::new(medium)));

@@ -1,6 +1,8 @@
 //! Where what was downloaded lies: for each content the outputs it was delivered to, so that the next request copies
 //! from there. No copy is kept here.
 //!
+//! Of a tree only its root is looked at: what has changed deeper down shows when it is copied, and is forgotten then.
+//!
 //! Lines of JSON, appended to one of 256 files by the first byte of the digest, so that a look reads a few kilobytes
 //! whatever the number of deliveries. A line counts only while size, time and inode of the file are the recorded ones,
 //! and even then the content is hashed as it is copied.
@@ -35,13 +37,17 @@ struct Line {
     size: u64,
     modified_ns: i64,
     inode: u64,
+    /// It is a tree, whose root has this time and inode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tree: bool,
 }
 
-/// A file that has a content, as far as is known.
+/// A file or tree that has a content, as far as is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
     pub(crate) path: PathBuf,
-    pub(crate) size: u64,
+    /// In bytes; `None` for a tree.
+    pub(crate) size: Option<u64>,
     /// Under what names it was asked for.
     pub(crate) names: Vec<String>,
 }
@@ -49,17 +55,18 @@ pub(crate) struct Delivery {
 impl Line {
     fn of(address: &ContentAddress, path: &Path, names: &[String]) -> io::Result<Self> {
         let metadata = fs_err::symlink_metadata(path)?;
-        if !metadata.is_file() {
-            // A tree can change without its root's showing it.
-            return Err(io::Error::other("only files are remembered"));
+        if !metadata.is_file() && !metadata.is_dir() {
+            return Err(io::Error::other("only files and trees are remembered"));
         }
         Ok(Self {
             content: key(address),
             path: path_text::encode(path),
             names: names.to_vec(),
-            size: metadata.len(),
+            // What a directory has for a size is the file system's affair.
+            size: if metadata.is_dir() { 0 } else { metadata.len() },
             modified_ns: modified_ns(&metadata),
             inode: metadata.ino(),
+            tree: metadata.is_dir(),
         })
     }
 
@@ -67,13 +74,15 @@ impl Line {
     fn delivery(&self) -> Option<Delivery> {
         let path = path_text::decode(&self.path)?;
         let metadata = fs_err::symlink_metadata(&path).ok()?;
-        let is_same = metadata.is_file()
-            && metadata.len() == self.size
-            && metadata.ino() == self.inode
-            && modified_ns(&metadata) == self.modified_ns;
+        let is_same = match self.tree {
+            true => metadata.is_dir(),
+            false => metadata.is_file() && metadata.len() == self.size,
+        };
+        let is_same =
+            is_same && metadata.ino() == self.inode && modified_ns(&metadata) == self.modified_ns;
         is_same.then(|| Delivery {
             path,
-            size: self.size,
+            size: (!self.tree).then_some(self.size),
             names: self.names.clone(),
         })
     }
@@ -109,6 +118,20 @@ impl State {
             }
         }
         found
+    }
+
+    /// Forgets that a content lies somewhere: it does no more.
+    pub(crate) fn not_delivered(&self, address: &ContentAddress, path: &Path) {
+        let forget = || {
+            let folder = open_folder(&*self.there()?, FOLDER).ok()?;
+            let mut bucket = open_file(&folder, &bucket(address), OFlags::empty()).ok()?;
+            let is_other = |known: &ContentAddress, delivery: &Delivery| {
+                (known, delivery.path.as_path()) != (address, path)
+            };
+            forget(&mut bucket, is_other).ok()
+        };
+        // It is found out again next time.
+        let _ = forget();
     }
 
     fn lines(&self, address: &ContentAddress) -> Vec<Line> {
@@ -225,7 +248,7 @@ mod tests {
         state.delivered(&address(1), &file, &["file-1.0".to_owned()]);
         let found = state.deliveries(&address(1));
         assert_eq!(found.len(), 1);
-        assert_eq!((&found[0].path, found[0].size), (&file, 7));
+        assert_eq!((&found[0].path, found[0].size), (&file, Some(7)));
         assert_eq!(state.lines(&address(1)).len(), 1, "the same is told once");
         assert_eq!(state.deliveries(&address(2)), []);
         fs_err::write(&file, "changed").unwrap();

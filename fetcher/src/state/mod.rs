@@ -1,4 +1,4 @@
-//! What is kept between runs, for this user alone: partial downloads, locks, deliveries, failures.
+//! What is kept between runs, for this user alone: partial downloads, locks, deliveries, copies, failures.
 //!
 //! All of it lies in one folder, `$XDG_CACHE_HOME/fetch` ([docs/network.md](../../docs/network.md) tells what is in
 //! it). It must belong to the effective user and be closed to everybody else, since what is in it is written to and
@@ -9,6 +9,7 @@
 //! Nothing here is believed. Partial downloads are hashed again, deliveries are verified as they are copied, and a
 //! record that cannot be read counts as none.
 
+mod copies;
 mod failures;
 mod ledger;
 mod lock;
@@ -28,9 +29,12 @@ use store_index::address::{ContentAddress, Method};
 use store_index::hash_text;
 use store_index::path_text::printable;
 
+pub use self::copies::CopyBounds;
+pub(crate) use self::copies::{CONTENT as COPY_CONTENT, KeptCopy, NewCopy};
 pub(crate) use self::failures::{Failures, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
+pub(crate) use self::usage::GIT_FOLDER;
 pub use self::usage::{Checked, Collected, Usage};
 
 /// Only the owner.

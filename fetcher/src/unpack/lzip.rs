@@ -69,7 +69,10 @@ impl<R: Read> Lzip<R> {
         }
         let base = 1_u32.checked_shl(u32::from(coded & 0x1f)).unwrap_or(0);
         let dictionary_len = base - base / 16 * u32::from(coded >> 5);
-        if *version != 1 || !(1 << 12..=MAX_DICTIONARY_LEN).contains(&dictionary_len) {
+        if dictionary_len > MAX_DICTIONARY_LEN {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        if *version != 1 || dictionary_len < 1 << 12 {
             return Err(io::Error::other(format!(
                 "a member of lzip version {version} with a dictionary of {dictionary_len} bytes cannot be unpacked"
             )));

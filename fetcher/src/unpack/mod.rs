@@ -18,9 +18,10 @@ use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
+use rustix::io::Errno;
 use store_index::path_text::printable;
 use store_index::watch::Watch;
 
@@ -169,17 +170,88 @@ pub fn unpack(
     }
 }
 
+/// Returns true if what a file is packed with ends before its end: it was cut off. At most `max_bytes` of what is in it
+/// are looked at.
+pub(crate) fn ends_early(file: &File, max_bytes: u64, watch: Watch<'_>) -> bool {
+    let stop = Stop::default();
+    let input = || Input::new(file, stop.clone(), watch);
+    let mut head = Vec::new();
+    if input()
+        .take(HEAD_LEN as u64)
+        .read_to_end(&mut head)
+        .is_err()
+    {
+        return false;
+    }
+    if zip::is_zip(&head) {
+        return zip::lacks_end(file);
+    }
+    let codec = Codec::of(&head);
+    if codec == Codec::None {
+        return false;
+    }
+    let Ok(stream) = stream::open(codec, input(), max_bytes, &stop) else {
+        return false;
+    };
+    io::copy(&mut stream.take(max_bytes), &mut io::sink())
+        .is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+}
+
 /// Returns whether the name ends so, whatever the case.
 fn has_suffix(name: &str, suffixes: &[&str]) -> bool {
     let name = name.to_ascii_lowercase();
     suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
-/// Where a path of the archive is said to be in messages about the disk.
+/// The disk does not take what is in an entry.
 fn write_error(path: &[u8], source: impl Into<io::Error>) -> UnpackError {
-    let path: &Path = &as_path(path);
     UnpackError::Write {
-        path: path.to_owned(),
+        path: as_path(path),
         source: source.into(),
+    }
+}
+
+/// An entry cannot be made. What its name or its kind is the reason of is the archive's affair: another one may have it
+/// in a way that this file system takes.
+fn make_error(path: &[u8], error: Errno) -> UnpackError {
+    UnpackError::refused(
+        path,
+        match error {
+            Errno::NAMETOOLONG => "has a name or target that is too long for the file system here",
+            Errno::INVAL | Errno::ILSEQ => "has a name that the file system here does not take",
+            Errno::MLINK => "is one directory more than the file system here takes in one",
+            Errno::PERM => "is of a kind that the file system here does not take",
+            error => return write_error(path, error),
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_disks_own_trouble_ends_a_fetch() {
+        for errno in [
+            Errno::NAMETOOLONG,
+            Errno::INVAL,
+            Errno::ILSEQ,
+            Errno::MLINK,
+            Errno::PERM,
+        ] {
+            let error = make_error(b"a/b", errno);
+            assert!(matches!(error, UnpackError::Refused { .. }), "{error:?}");
+            assert!(error.to_string().contains("'a/b'"), "{error}");
+        }
+        for errno in [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::ACCESS,
+            Errno::IO,
+            Errno::ROFS,
+        ] {
+            let error = make_error(b"a/b", errno);
+            assert!(matches!(error, UnpackError::Write { .. }), "{error:?}");
+        }
     }
 }

@@ -95,7 +95,16 @@ struct Limited<'a> {
 
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.decoder.read(buffer)?;
+        let count = self.decoder.read(buffer).map_err(|error| {
+            if wants_memory(&error) {
+                self.stop.with(UnpackError::Limit(format!(
+                    "it is packed with a dictionary of more than {} MiB",
+                    MAX_DICTIONARY_LEN >> 20
+                )))
+            } else {
+                error
+            }
+        })?;
         self.unpacked += count as u64;
         check_ratio(self.unpacked, self.packed.get()).map_err(|error| self.stop.with(error))?;
         if self.unpacked > self.max_bytes.max(RATIO_GRACE_LEN) {
@@ -104,6 +113,12 @@ impl Read for Limited<'_> {
         }
         Ok(count)
     }
+}
+
+/// Tells a dictionary beyond the limit from an archive that is broken.
+fn wants_memory(error: &io::Error) -> bool {
+    // The decoder of zstd has words for it alone.
+    error.kind() == io::ErrorKind::OutOfMemory || error.to_string().contains("too much memory")
 }
 
 /// Refuses what has been packed beyond any purpose but one.

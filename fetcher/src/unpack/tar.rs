@@ -13,6 +13,10 @@ const BLOCK_LEN: usize = 512;
 /// The longest long name or pax record block, in bytes: a path of the greatest depth and names is 64 KiB.
 const MAX_EXTENSION_LEN: u64 = 1 << 20;
 
+/// The most headers that only say something of the entry that follows: tools write three at most, and a comment on
+/// all that follows.
+const MAX_RECORDS_OF_ENTRY: usize = 16;
+
 /// How much is skipped at a time, in bytes.
 const SKIPPED_LEN: usize = 64 * 1024;
 
@@ -84,7 +88,18 @@ pub(super) fn unpack(
 ) -> Result<(), UnpackError> {
     let mut archive = Archive { reader, stop };
     let mut overrides = Overrides::default();
+    let mut records = 0;
     while let Some(header) = archive.header()? {
+        // What is read may have been unpacked long before: packed headers are a thousand to the block.
+        if writer.interrupted() {
+            return Err(UnpackError::Interrupted);
+        }
+        records += 1;
+        if records > MAX_RECORDS_OF_ENTRY + 1 {
+            return Err(UnpackError::Limit(format!(
+                "more than {MAX_RECORDS_OF_ENTRY} headers in it speak of one entry"
+            )));
+        }
         let size = header
             .entry_size()
             .map_err(|error| UnpackError::Broken(error.to_string()))?;
@@ -99,6 +114,7 @@ pub(super) fn unpack(
             // Comments, such as the commit in archives of git.
             EntryType::XGlobalHeader => archive.skip(padded(size))?,
             kind => {
+                records = 0;
                 let said = std::mem::take(&mut overrides);
                 archive.entry(&header, kind, said, size, writer)?;
             }

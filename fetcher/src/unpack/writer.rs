@@ -13,17 +13,14 @@ use store_index::tree::MAX_DEPTH;
 use store_index::watch::Watch;
 
 use super::stream::check_ratio;
-use super::{MAX_ENTRIES, Stop, UnpackError, write_error};
-use crate::tree_copy;
+use super::{MAX_ENTRIES, Stop, UnpackError, make_error, write_error};
+use crate::{copy, tree_copy};
 
 /// What the only file of an archive is called where it has no name of its own.
 pub const ROOT_NAME: &str = "root";
 
 /// How much is written at a time, in bytes.
 const BUFFER_LEN: usize = 128 * 1024;
-
-/// How much of a linked file is copied before a look at the interrupt flag, in bytes.
-const COPIED_LEN: u64 = 64 << 20;
 
 pub(super) struct Writer<'a> {
     root: OwnedFd,
@@ -107,6 +104,10 @@ impl<'a> Writer<'a> {
         check_ratio(self.bytes, self.archive_len)
     }
 
+    pub(super) fn interrupted(&self) -> bool {
+        self.watch.interrupted()
+    }
+
     fn innermost(&self) -> BorrowedFd<'_> {
         self.open
             .last()
@@ -127,7 +128,7 @@ impl<'a> Writer<'a> {
             match made {
                 Ok(()) => self.count_entry()?,
                 Err(Errno::EXIST) => {}
-                Err(error) => return Err(write_error(path, error)),
+                Err(error) => return Err(make_error(path, error)),
             }
             let directory = match open_directory(self.innermost(), name) {
                 Ok(directory) => directory,
@@ -170,7 +171,7 @@ impl<'a> Writer<'a> {
         let directory = self.innermost();
         match make(directory) {
             Err(Errno::EXIST) => {}
-            made => return made.map_err(|error| write_error(path, error)),
+            made => return made.map_err(|error| make_error(path, error)),
         }
         let removed = match rustix::fs::unlinkat(directory, os(name), AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => {
@@ -179,7 +180,7 @@ impl<'a> Writer<'a> {
             removed => removed,
         };
         match removed {
-            Ok(()) => make(directory).map_err(|error| write_error(path, error)),
+            Ok(()) => make(directory).map_err(|error| make_error(path, error)),
             Err(Errno::NOTEMPTY) => {
                 let reason = "would replace a directory that has entries";
                 Err(UnpackError::refused(path, reason))
@@ -302,16 +303,12 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         self.count_bytes(metadata.len())?;
-        let copy = self.create_here(path, name, crate::publish::is_executable(&metadata))?;
-        loop {
-            if self.watch.interrupted() {
-                return Err(UnpackError::Interrupted);
+        let linked = self.create_here(path, name, crate::publish::is_executable(&metadata))?;
+        match copy::copy_unhashed(&source, &linked, self.watch) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(UnpackError::Interrupted)
             }
-            match io::copy(&mut (&source).take(COPIED_LEN), &mut &copy) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) => return Err(write_error(path, error)),
-            }
+            copied => copied.map_err(|error| write_error(path, error)),
         }
     }
 }

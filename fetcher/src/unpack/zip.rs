@@ -1,6 +1,8 @@
 //! Zip: entry by entry of the central directory, which is never held in memory as a whole.
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 
 use store_index::nar::read::MAX_TARGET_LEN;
 use zip::read::{Config, ZipReadOptions};
@@ -10,9 +12,27 @@ use super::input::Input;
 use super::writer::Writer;
 use super::{Stop, UnpackError, has_suffix};
 
+/// How the last record begins.
+const END: &[u8] = b"PK\x05\x06";
+
+/// The longest last record, in bytes: 22, and a comment whose length has 16 bits.
+const MAX_END_LEN: usize = 22 + 0xffff;
+
 /// Returns whether a file begins as zip files do, empty ones too.
 pub(super) fn is_zip(head: &[u8]) -> bool {
     head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06")
+}
+
+/// Returns true if the record is missing with which zip files end, before a comment.
+pub(super) fn lacks_end(file: &File) -> bool {
+    let read = || {
+        let len = file.metadata()?.len();
+        let end_len = len.min(MAX_END_LEN as u64);
+        let mut end = vec![0; end_len as usize];
+        file.read_exact_at(&mut end, len - end_len)?;
+        Ok::<_, io::Error>(!end.windows(END.len()).any(|word| word == END))
+    };
+    read().unwrap_or(false)
 }
 
 /// Returns whether a file of this name should be a zip file.

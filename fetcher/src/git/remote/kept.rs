@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
 use store_index::digest::{Algorithm, Hasher};
-use store_index::watch::Watch;
+use store_index::path_text::printable;
+use store_index::watch::{Unit, Watch};
 
 use super::room::{self, own_folder};
 use crate::git::{Here, Repository};
@@ -22,6 +23,9 @@ use crate::source_url::SourceUrl;
 
 /// The most that all of them take on disk, in bytes; those not used for longest go first.
 const MAX_BYTES: u64 = 10 << 30;
+
+/// One that was not used for so long goes.
+const MAX_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// The most packs of one: every fetch brings one, and our reader opens 200 at most. Then it begins anew.
 const MAX_PACKS: usize = 100;
@@ -40,6 +44,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// When it is said that another process is waited for.
 const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// The length of a SHA-1, in bytes.
+const CHECKSUM_LEN: usize = 20;
+
+/// How much is read at a time, in bytes.
+const BUFFER_LEN: usize = 256 * 1024;
 
 /// The list of commits.
 const TIPS: &str = "tips";
@@ -129,21 +139,19 @@ fn sweep(path: &Path) {
     let packs = fs_err::read_dir(path.join("objects/pack"));
     for entry in packs.into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_ours = path
-            .extension()
-            .is_some_and(|kind| kind == "pack" || kind == "idx");
-        if !is_ours {
+        if !is_pack_or_index(&path) {
             drop(fs_err::remove_file(path));
         }
     }
 }
 
-/// Removes what was not used for longest until the rest is within bounds.
-pub(super) fn trim(cache: &Path) {
-    trim_to(cache, MAX_BYTES, MAX_REPOSITORIES);
+fn is_pack_or_index(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|kind| kind == "pack" || kind == "idx")
 }
 
-fn trim_to(cache: &Path, most_bytes: u64, most: usize) {
+/// Lists those that are kept, with when they were used and their lengths in bytes, the longest unused first.
+fn list(cache: &Path) -> Vec<(SystemTime, u64, PathBuf)> {
     let mut all: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
     for entry in fs_err::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -157,6 +165,38 @@ fn trim_to(cache: &Path, most_bytes: u64, most: usize) {
         }
     }
     all.sort_unstable();
+    all
+}
+
+/// Returns how many are kept, and how many bytes they have.
+pub(crate) fn usage(cache: &Path) -> (usize, u64) {
+    let all = list(cache);
+    (all.len(), all.iter().map(|(_, bytes, _)| bytes).sum())
+}
+
+/// Removes what was not used for too long, and what was not used for longest until the rest is within bounds; or all.
+/// What somebody uses stays.
+pub(crate) fn collect(cache: &Path, all: bool) {
+    if all {
+        trim_to(cache, 0, 0);
+    } else {
+        trim(cache);
+    }
+}
+
+pub(super) fn trim(cache: &Path) {
+    let now = SystemTime::now();
+    for (used, _, path) in list(cache) {
+        if now.duration_since(used).unwrap_or_default() > MAX_AGE {
+            // In use, it has been used.
+            drop(remove(&path));
+        }
+    }
+    trim_to(cache, MAX_BYTES, MAX_REPOSITORIES);
+}
+
+fn trim_to(cache: &Path, most_bytes: u64, most: usize) {
+    let all = list(cache);
     let mut bytes: u64 = all.iter().map(|(_, bytes, _)| bytes).sum();
     let mut count = all.len();
     for (_, size, path) in all {
@@ -168,6 +208,67 @@ fn trim_to(cache: &Path, most_bytes: u64, most: usize) {
             count -= 1;
         }
     }
+}
+
+/// Compares every pack and its index with the checksum at its end, and removes the repositories in which one is wrong.
+/// Returns how many are sound, and those that are not.
+pub(crate) fn verify(cache: &Path, watch: Watch<'_>) -> io::Result<(usize, Vec<PathBuf>)> {
+    let (mut sound, mut damaged) = (0, Vec::new());
+    for (_, bytes, path) in list(cache) {
+        let lock = open_lock(&path)?;
+        // One to which somebody adds is not looked at.
+        if lock.try_lock_shared().is_err() {
+            continue;
+        }
+        let what = format!("checking {}", printable(&path));
+        watch.progress.begin(&what, Some(bytes), Unit::Bytes);
+        let checked = are_packs_sound(&path, watch);
+        watch.progress.end();
+        match checked {
+            Ok(true) => sound += 1,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            Ok(false) | Err(_) => {
+                drop(lock);
+                // Whoever uses it meanwhile finds out by himself.
+                drop(remove(&path));
+                damaged.push(path);
+            }
+        }
+    }
+    Ok((sound, damaged))
+}
+
+fn are_packs_sound(path: &Path, watch: Watch<'_>) -> io::Result<bool> {
+    for entry in fs_err::read_dir(path.join("objects/pack"))? {
+        let path = entry?.path();
+        if is_pack_or_index(&path) && !ends_with_its_checksum(&path, watch)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Packs and their indexes end with the SHA-1 of what stands before.
+fn ends_with_its_checksum(path: &Path, watch: Watch<'_>) -> io::Result<bool> {
+    let mut file = fs_err::File::open(path)?;
+    let Some(mut left) = file.metadata()?.len().checked_sub(CHECKSUM_LEN as u64) else {
+        return Ok(false);
+    };
+    let mut hasher = Hasher::new(Algorithm::Sha1);
+    let mut buffer = vec![0; BUFFER_LEN];
+    while left > 0 {
+        if watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let len = usize::try_from(left).map_or(BUFFER_LEN, |left| left.min(BUFFER_LEN));
+        file.read_exact(&mut buffer[..len])?;
+        hasher.update(&buffer[..len]);
+        watch.progress.advance(len as u64);
+        left -= len as u64;
+    }
+    let mut wanted = [0; CHECKSUM_LEN];
+    file.read_exact(&mut wanted)?;
+    Ok(hasher.finish().is_some_and(|got| got.as_bytes() == wanted))
 }
 
 /// Two URLs that differ in their credentials only are one repository.

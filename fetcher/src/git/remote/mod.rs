@@ -27,7 +27,7 @@ use gix::bstr::BString;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-pub(crate) use self::kept::kept;
+pub(crate) use self::kept::{collect, kept, usage, verify};
 use self::line::Line;
 pub(crate) use self::room::Rooms;
 use self::talk::fetch_into;

@@ -1,0 +1,100 @@
+//! Wrong bodies that are of use all the same: the first is left to a daemon where nothing was right, which then tells
+//! the packager its hash.
+//!
+//! It stays where it landed until that room is needed. Then it loses its name, not its bytes: they lie in the output's
+//! own file system until the end, whatever room there is for temporary files.
+
+use std::fs::File;
+use std::io;
+
+use super::Landing;
+use crate::copy;
+use crate::error::FetchError;
+use crate::publish;
+use crate::source::{Candidate, SourceKind};
+use crate::staging::StagedFile;
+
+/// A wrong body, and whence it came.
+#[derive(Debug)]
+pub(super) struct WrongRoom {
+    pub(super) staged: StagedFile,
+    pub(super) location: String,
+}
+
+impl WrongRoom {
+    /// Gives up its name, so that another candidate can land there. Open as it is, it can still be read.
+    pub(super) fn make_room(&mut self) {
+        self.staged.hidden = None;
+    }
+}
+
+impl Landing<'_> {
+    /// Keeps the wrong body in the room for the daemon, if it is the first of the request's own URLs.
+    pub(super) fn remember_wrong(&mut self, candidate: &Candidate) {
+        if !self.leave_wrong || candidate.kind != SourceKind::Url || self.wrong.is_some() {
+            return;
+        }
+        if let Some(staged) = self.staged.take() {
+            let location = candidate.location.clone();
+            self.wrong = Some(WrongRoom { staged, location });
+        }
+    }
+
+    /// Gives the wrong body up where the disk is full: what comes may be right.
+    pub(super) fn give_up_wrong(&mut self, error: &io::Error) -> bool {
+        if error.kind() != io::ErrorKind::StorageFull {
+            return false;
+        }
+        let wrong = self.wrong.take();
+        if let Some(WrongRoom { location, .. }) = &wrong {
+            self.watch.progress.note(&format!(
+                "the wrong body of {location} is given up: the disk is full"
+            ));
+        }
+        wrong.is_some()
+    }
+
+    /// Nothing was right: leaves the first wrong body to the daemon, if there was one and that is wanted. Returns
+    /// whence it came.
+    pub(crate) fn leave_wrong(&mut self) -> Result<Option<String>, FetchError> {
+        let Some(WrongRoom { staged, location }) = self.wrong.take() else {
+            return Ok(None);
+        };
+        let left = if self.request.unpack {
+            self.leave_unpacked(&staged.file, &location)
+        } else {
+            self.leave_body(staged)
+        };
+        match left {
+            Ok(()) => Ok(Some(location)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(FetchError::interrupted())
+            }
+            // The mismatch is what matters; without the body the packager reads it in our words.
+            Err(error) => {
+                self.watch.progress.note(&format!(
+                    "the wrong content of {location} cannot be left to the daemon: {error}"
+                ));
+                Ok(None)
+            }
+        }
+    }
+
+    fn leave_body(&mut self, wrong: StagedFile) -> io::Result<()> {
+        let executable = self.request.executable;
+        if wrong.is_output() {
+            return publish::leave_to_daemon(wrong, executable);
+        }
+        self.copy_into_room(&wrong.file)?;
+        match self.staged.take() {
+            Some(staged) => publish::leave_to_daemon(staged, executable),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies a file into the room for files.
+    pub(super) fn copy_into_room(&mut self, file: &File) -> io::Result<()> {
+        let watch = self.watch;
+        copy::copy_unhashed(file, &self.room()?.file, watch)
+    }
+}
