@@ -169,6 +169,9 @@ fn help() {
           --retry-budget <SECONDS>
               Longest wait between tries, all in all; 0 asks each URL once [default: 120]
 
+          --connections <NUMBER>
+              Most connections to one host, for a large file that comes slowly by one [default: 8]
+
           --lock <WHAT>
               While another process downloads the same content: wait, fail, or wait so many seconds
               [default: wait]
@@ -182,6 +185,9 @@ fn help() {
               gone (fetch cache)
 
     Output:
+          --metrics <FILE>
+              Add counts, bytes and times to a file for Prometheus
+
           --json
               Print one JSON object instead of the path
 
@@ -280,6 +286,8 @@ fn help() {
                                           [default: 68719476736, 64 GiB]
           --retry-budget <SECONDS>        Longest wait between tries, all in all; 0 asks each URL once
                                           [default: 120]
+          --connections <NUMBER>          Most connections to one host, for a large file that comes
+                                          slowly by one [default: 8]
           --lock <WHAT>                   While another process downloads the same content: wait, fail,
                                           or wait so many seconds [default: wait]
           --keep-wrong <DIR>              Keep complete bodies that turn out to be wrong in this folder,
@@ -288,6 +296,7 @@ fn help() {
                                           wherever the output has gone (fetch cache)
 
     Output:
+          --metrics <FILE>  Add counts, bytes and times to a file for Prometheus
           --json            Print one JSON object instead of the path
           --progress <HOW>  How progress is shown on standard error: auto, bar, plain, json or none
       -q, --quiet           Say nothing but errors

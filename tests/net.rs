@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use fetcher::net::{BodySink, BodyStart, Client, Delivered, Limits, NetError};
+use fetcher::net::{BodySink, BodyStart, Client, Delivered, Limits, NetError, Widening};
 use fetcher::source_url::SourceUrl;
 
 /// Short enough for tests, long enough for a machine under load to answer.
@@ -32,6 +32,12 @@ const LIMITS: Limits = Limits {
     max_bytes: 1 << 20,
     tries: 4,
     disk_reserve: None,
+    widening: Widening {
+        connections: 1,
+        above_bytes: 0,
+        unless_done_in: Duration::ZERO,
+        measure_for: Duration::ZERO,
+    },
     retry_budget: Duration::ZERO,
 };
 

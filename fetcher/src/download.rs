@@ -6,7 +6,9 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::header::HeaderMap;
 use store_index::watch::{Progress, Watch};
@@ -17,11 +19,14 @@ use crate::net::{Access, BodySink, BodyStart, Client, Limits, NetClass, NetError
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
-use crate::state::{Claim, Partial, SPOOL_ABOVE_BYTES};
+use crate::state::{Claim, Partial, Parts, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
 const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
+
+/// How much is read at a time of what came before its turn, in bytes.
+const CATCH_UP_LEN: usize = 256 * 1024;
 
 /// Downloads for one run.
 #[derive(Debug)]
@@ -115,21 +120,27 @@ impl Downloader {
         watch: Watch<'_>,
     ) -> Result<Verdict, DownloadError> {
         let partial = claim.and_then(Claim::partial);
-        let is_spliced = partial.is_some();
-        let verdict = self.land_behind(partial, url, request, room, claim, watch)?;
-        match (verdict, claim) {
-            (Verdict::Wrong { .. }, Some(claim)) if is_spliced => {
+        let (verdict, is_spliced) = self.land_behind(partial, url, request, room, claim, watch)?;
+        match verdict {
+            Verdict::Wrong { .. } if is_spliced => {
                 watch.progress.note(&format!(
-                    "what was there of an earlier download does not fit: {url} is asked for the whole"
+                    "what has come in parts does not fit together: {url} is asked for the whole"
                 ));
-                claim.clear();
-                self.land_behind(None, url, request, room, Some(claim), watch)
+                if let Some(claim) = claim {
+                    claim.clear();
+                }
+                if !room.is_in_spool() {
+                    room.empty().map_err(DownloadError::Write)?;
+                }
+                let landed = self.land_behind(None, url, request, room, claim, watch);
+                landed.map(|(verdict, _)| verdict)
             }
-            (verdict, _) => Ok(verdict),
+            verdict => Ok(verdict),
         }
     }
 
-    /// Downloads what is missing behind what is there.
+    /// Downloads what is missing behind what is there. Returns also whether a wrong whole proves nothing about the URL:
+    /// it is put together from several answers, and nothing says that they are of one version of the file.
     fn land_behind(
         &mut self,
         partial: Option<Partial>,
@@ -138,7 +149,8 @@ impl Downloader {
         room: &mut StagedFile,
         claim: Option<&Claim>,
         watch: Watch<'_>,
-    ) -> Result<Verdict, DownloadError> {
+    ) -> Result<(Verdict, bool), DownloadError> {
+        let is_spliced = partial.is_some();
         let mut check = FileCheck::new(&request.address, request.executable, false, None);
         if let Some(partial) = &partial {
             if let Some(length) = claim.and_then(Claim::length) {
@@ -157,11 +169,18 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
+            parts: None,
+            hashed_bytes: 0,
+            interrupt: watch.interrupt,
+            has_validator: false,
+            is_mixed: false,
         };
         self.get(&mut landing, watch)?;
+        let is_spliced = is_spliced || landing.is_mixed;
         let Landing { room, check, .. } = landing;
         let (check, _) = check.expect("the check stays");
-        check.finish(&room.file).map_err(DownloadError::Write)
+        let verdict = check.finish(&room.file).map_err(DownloadError::Write)?;
+        Ok((verdict, is_spliced))
     }
 
     /// Downloads what is to be unpacked. `room` is empty; what it is afterwards has the archive. Returns its length in
@@ -187,8 +206,14 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
+            parts: None,
+            hashed_bytes: 0,
+            interrupt: watch.interrupt,
+            has_validator: false,
+            is_mixed: false,
         };
         self.get(&mut landing, watch)?;
+        let is_spliced = is_spliced || landing.is_mixed;
         let metadata = room.file.metadata().map_err(DownloadError::Write)?;
         Ok((metadata.len(), is_spliced))
     }
@@ -197,6 +222,11 @@ impl Downloader {
     fn get(&mut self, landing: &mut Landing<'_>, watch: Watch<'_>) -> Result<(), DownloadError> {
         let (url, claim) = (landing.url, landing.claim);
         let from_bytes = landing.partial.as_ref().map(|partial| partial.bytes);
+        let there = landing
+            .partial
+            .as_ref()
+            .map(|partial| partial.there.clone());
+        let there = there.unwrap_or_default();
         if from_bytes.is_some() && claim.and_then(Claim::length) == from_bytes {
             // All had come when the last run ended.
             return landing.go_on().map_err(own_error);
@@ -204,10 +234,11 @@ impl Downloader {
         let validator_of = |url: &SourceUrl| claim.and_then(|claim| claim.validator(url));
         let resume = from_bytes.map(|from_bytes| Resume {
             from_bytes,
+            there: &there,
             validator_of: &validator_of,
         });
         self.client()?.get(url, resume, landing, watch.interrupt)?;
-        Ok(())
+        landing.is_whole().map_err(own_error)
     }
 
     /// Returns the most bytes that a download may have, and what is unpacked from one.
@@ -281,6 +312,15 @@ struct Landing<'a> {
     progress: &'a dyn Progress,
     /// How much came since the disk was looked at, where nobody said how much will come.
     unlooked_bytes: Option<u64>,
+    /// What came where, if it came over several connections.
+    parts: Option<Parts>,
+    /// How much of that has been hashed.
+    hashed_bytes: u64,
+    interrupt: &'a AtomicBool,
+    /// Whether the server gives what tells versions of its file apart.
+    has_validator: bool,
+    /// It came over several connections without that.
+    is_mixed: bool,
     /// What stays free on the disk, if that was configured.
     reserve: Option<u64>,
 }
@@ -289,14 +329,70 @@ impl Landing<'_> {
     /// Goes on behind what is there.
     fn go_on(&mut self) -> io::Result<()> {
         if let (Some(claim), Some(partial)) = (self.claim, self.partial.take()) {
+            let (bytes, there) = (partial.bytes, partial.there.clone());
             *self.room = claim.go_on(partial, &self.room.file)?;
+            if !there.is_empty() {
+                self.parts = Some(Parts::new(bytes, &there, Some(claim))?);
+                self.hashed_bytes = bytes;
+                for part in there {
+                    self.progress.advance(part.end - part.start);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Hashes what lies behind what was hashed, as far as there is no hole.
+    fn catch_up(&mut self) -> io::Result<()> {
+        let Some(parts) = &self.parts else {
+            return Ok(());
+        };
+        let mut buffer = Vec::new();
+        loop {
+            let reach = parts.reach(self.hashed_bytes);
+            if reach == self.hashed_bytes {
+                return Ok(());
+            }
+            let Some((check, _)) = &mut self.check else {
+                self.hashed_bytes = reach;
+                continue;
+            };
+            buffer.resize(CATCH_UP_LEN, 0);
+            while self.hashed_bytes < reach {
+                if self.interrupt.load(Ordering::Relaxed) {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let left = reach - self.hashed_bytes;
+                let wanted =
+                    usize::try_from(left).map_or(CATCH_UP_LEN, |left| left.min(CATCH_UP_LEN));
+                let read = self
+                    .room
+                    .file
+                    .read_at(&mut buffer[..wanted], self.hashed_bytes)?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                check.update(&buffer[..read]);
+                self.hashed_bytes += read as u64;
+            }
+        }
+    }
+
+    /// Nothing may be missing of what came in parts.
+    fn is_whole(&self) -> io::Result<()> {
+        let Some(_) = &self.parts else {
+            return Ok(());
+        };
+        match self.room.file.metadata()?.len() == self.hashed_bytes {
+            true => Ok(()),
+            false => Err(io::Error::other("a part of the download is missing")),
+        }
     }
 
     /// Makes the place where a whole body lands.
     fn begin(&mut self, length: Option<u64>) -> io::Result<()> {
         self.partial = None;
+        self.parts = None;
         if let Some((check, request)) = &mut self.check {
             *check = FileCheck::new(&request.address, request.executable, false, length);
         }
@@ -331,6 +427,7 @@ impl BodySink for Landing<'_> {
             }
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
+        self.has_validator = start.validator.is_some();
         if self.room.is_in_spool()
             && let Some(claim) = self.claim
         {
@@ -354,5 +451,33 @@ impl BodySink for Landing<'_> {
         }
         self.progress.advance(chunk.len() as u64);
         Ok(())
+    }
+
+    fn widen(&mut self, got_bytes: u64) -> io::Result<bool> {
+        if self.parts.is_some() {
+            return Ok(true);
+        }
+        let claim = self.claim.filter(|_| self.room.is_in_spool());
+        // Without a record holes would count as content in the next run.
+        self.is_mixed |= !self.has_validator;
+        self.parts = Parts::new(got_bytes, &[], claim).ok();
+        self.hashed_bytes = got_bytes;
+        Ok(self.parts.is_some())
+    }
+
+    fn write_at(&mut self, offset: u64, chunk: &[u8]) -> io::Result<()> {
+        let length = chunk.len() as u64;
+        self.room.file.write_all_at(chunk, offset)?;
+        if let Some(parts) = &mut self.parts {
+            parts.add(offset..offset + length)?;
+        }
+        if offset == self.hashed_bytes {
+            if let Some((check, _)) = &mut self.check {
+                check.update(chunk);
+            }
+            self.hashed_bytes += length;
+        }
+        self.progress.advance(length);
+        self.catch_up()
     }
 }

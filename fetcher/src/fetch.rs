@@ -54,6 +54,8 @@ pub struct Policy {
     pub keep_wrong: Option<PathBuf>,
     /// Keep copies of what was downloaded, within these bounds.
     pub keep_copies: Option<CopyBounds>,
+    /// The file to which is added what was done.
+    pub metrics: Option<PathBuf>,
 }
 
 /// Fetches.

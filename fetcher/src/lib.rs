@@ -23,6 +23,7 @@ pub mod fetch;
 pub mod git;
 pub mod guix;
 mod landing;
+pub mod metrics;
 pub mod mirror_layout;
 pub mod mirrors;
 pub mod net;

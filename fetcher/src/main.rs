@@ -18,6 +18,7 @@ use fetcher::explain;
 use fetcher::fetch::{self, Policy};
 use fetcher::guix::hand_over;
 use fetcher::guix::perform::{self, Outcome};
+use fetcher::metrics::{Metrics, Run};
 use fetcher::nix;
 use fetcher::places::Places;
 use fetcher::prefetch;
@@ -25,6 +26,7 @@ use fetcher::present_store::PresentStore;
 use fetcher::report::{self, Attempt, AttemptResult, Listener};
 use fetcher::request::Request;
 use store_index::manual;
+use store_index::path_text::printable;
 use store_index::store_path::ItemName;
 use store_index::terminal::{Terminal, say};
 use store_index::watch::Watch;
@@ -214,6 +216,13 @@ fn run(parsed: &Parsed) -> u8 {
             if let Err(error) = &report.result {
                 print_error(&terminal, error);
             }
+            let end = report.result.as_ref().map_err(|error| error.kind);
+            let run = Run {
+                attempts: &report.attempts,
+                end: end.map(|done| Some((done.kind, done.bytes))),
+                took: report.took,
+            };
+            measure(policy, &run, &voice);
             let printed = print_result(request, &report, parsed.speech.json);
             finish(&terminal, printed, report.exit_code())
         }
@@ -223,6 +232,17 @@ fn run(parsed: &Parsed) -> u8 {
                 Ok((places, store)) => prefetch::run(wish, &store, &places, policy, &voice, watch),
                 Err(error) => prefetch::Report::failed(wish, error),
             };
+            let end = report.result.as_ref().map_err(|error| error.kind);
+            let delivered = |item: &prefetch::Item| {
+                let source = item.source.as_ref();
+                source.map(|source| (source.kind, source.bytes))
+            };
+            let run = Run {
+                attempts: &report.attempts,
+                end: end.map(delivered),
+                took: report.took,
+            };
+            measure(policy, &run, &voice);
             if let Err(error) = &report.result {
                 print_error(&terminal, error);
             }
@@ -277,6 +297,21 @@ fn run(parsed: &Parsed) -> u8 {
                 error.kind.exit_code()
             }
         },
+    }
+}
+
+/// Adds what a fetch did to the file for it, if one was named.
+fn measure(policy: &Policy, run: &Run<'_>, voice: &Voice<'_>) {
+    let Some(file) = &policy.metrics else {
+        return;
+    };
+    let mut metrics = Metrics::default();
+    metrics.add(run);
+    if let Err(error) = metrics.add_to(file) {
+        voice.warning(&format!(
+            "the metrics cannot be added to {}: {error}",
+            printable(file)
+        ));
     }
 }
 

@@ -51,6 +51,8 @@ struct ServedFile {
     cut_after: Option<usize>,
     /// So much at a time, with a pause after each.
     pace: Option<(usize, Duration)>,
+    /// All connections together have the pace of one.
+    in_turn: Option<Arc<Mutex<()>>>,
 }
 
 /// What becomes of a request for a range.
@@ -66,6 +68,8 @@ pub(crate) enum Manner {
     WrongStart,
     /// The right bytes, and no word about which.
     Silent,
+    /// The right bytes, of a whole that is said to be longer.
+    OtherTotal,
 }
 
 /// What happens once the bytes of an answer are sent.
@@ -98,6 +102,7 @@ impl Answer {
                 manner: Manner::Honest,
                 cut_after: None,
                 pace: None,
+                in_turn: None,
             }),
             ..Self::raw("")
         }
@@ -126,6 +131,12 @@ impl Answer {
     /// A file that comes slowly.
     pub(crate) fn paced(self, bytes: usize, pause: Duration) -> Self {
         self.change_file(|file| file.pace = Some((bytes, pause)))
+    }
+
+    /// A file that comes slowly, however many connections bring it.
+    pub(crate) fn paced_in_all(self, bytes: usize, pause: Duration) -> Self {
+        self.paced(bytes, pause)
+            .change_file(|file| file.in_turn = Some(Arc::default()))
     }
 
     /// Another status with one more header line, and an empty body.
@@ -299,6 +310,9 @@ struct Shared {
     /// Bytes of files' bodies.
     sent_bytes: AtomicU64,
     connections: AtomicUsize,
+    /// Files that are being sent, and how many were at a time.
+    serving: AtomicUsize,
+    most_serving: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -345,6 +359,16 @@ impl Server {
     /// Returns how many bytes of files' bodies were sent.
     pub(crate) fn sent_bytes(&self) -> u64 {
         self.shared.sent_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many files are being sent.
+    pub(crate) fn serving(&self) -> usize {
+        self.shared.serving.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many files were sent at a time at most.
+    pub(crate) fn most_serving(&self) -> usize {
+        self.shared.most_serving.load(Ordering::SeqCst)
     }
 
     /// Returns the URL of a path.
@@ -436,7 +460,11 @@ impl Connection {
         self.shared.requests.lock().unwrap().push(request.clone());
         let answer = answer.unwrap_or_else(|| Answer::status(404, "<html>not found</html>"));
         if let Some(file) = &answer.file {
-            return self.serve_file(file, &request);
+            let now = self.shared.serving.fetch_add(1, Ordering::SeqCst) + 1;
+            self.shared.most_serving.fetch_max(now, Ordering::SeqCst);
+            let served = self.serve_file(file, &request);
+            self.shared.serving.fetch_sub(1, Ordering::SeqCst);
+            return served;
         }
         self.send(&answer.bytes)?;
         match answer.then {
@@ -459,17 +487,19 @@ impl Connection {
         let is_changed = request
             .header("if-range")
             .is_some_and(|validator| !file.headers.contains(validator));
-        let from: Option<usize> = request
+        let range: Option<(usize, usize)> = request
             .header("range")
             .filter(|_| !is_changed && file.manner != Manner::Whole)
             .and_then(|range| {
-                range
-                    .strip_prefix("bytes=")?
-                    .strip_suffix('-')?
-                    .parse()
-                    .ok()
+                let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+                let end = match last {
+                    "" => whole,
+                    last => last.parse::<usize>().ok()? + 1,
+                };
+                Some((first.parse().ok()?, end.min(whole)))
             });
-        let (head, from) = match from {
+        let end = range.map_or(whole, |(_, end)| end);
+        let (head, from) = match range.map(|(from, _)| from) {
             Some(from) if from >= whole || file.manner == Manner::Refusing => (
                 format!("416 Out Of Range\r\nContent-Range: bytes */{whole}\r\nContent-Length: 0"),
                 whole,
@@ -478,19 +508,23 @@ impl Connection {
                 let from = from - usize::from(file.manner == Manner::WrongStart);
                 let range = match file.manner {
                     Manner::Silent => String::new(),
-                    _ => format!("Content-Range: bytes {from}-{}/{whole}\r\n", whole - 1),
+                    manner => {
+                        let total = whole + usize::from(manner == Manner::OtherTotal);
+                        format!("Content-Range: bytes {from}-{}/{total}\r\n", end - 1)
+                    }
                 };
-                let length = whole - from;
+                let length = end - from;
                 (format!("206 Part\r\n{range}Content-Length: {length}"), from)
             }
             None => (format!("200 OK\r\nContent-Length: {whole}"), 0),
         };
         let head = format!(
-            "HTTP/1.1 {head}\r\n{}Connection: close\r\n\r\n",
+            "HTTP/1.1 {head}\r\nAccept-Ranges: bytes\r\n{}Connection: close\r\n\r\n",
             file.headers
         );
         self.send(head.as_bytes())?;
-        let mut body = &file.body[from..];
+        // A 416 has nothing.
+        let mut body = &file.body[from..end.max(from)];
         if let Some(cut) = file.cut_after {
             body = &body[..cut.min(body.len())];
         }
@@ -503,7 +537,9 @@ impl Connection {
                 .sent_bytes
                 .fetch_add(part.len() as u64, Ordering::SeqCst);
             self.send(part)?;
+            let turn = file.in_turn.as_ref().map(|turn| turn.lock().unwrap());
             thread::sleep(pause);
+            drop(turn);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! How the network is asked.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,9 @@ pub(crate) struct NetworkArgs {
     /// Longest wait between tries, all in all; 0 asks each URL once [default: 120]
     #[arg(long, value_name = "SECONDS")]
     retry_budget: Option<String>,
+    /// Most connections to one host, for a large file that comes slowly by one [default: 8]
+    #[arg(long, value_name = "NUMBER")]
+    connections: Option<String>,
     /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
     #[arg(long, value_name = "WHAT")]
     lock: Option<String>,
@@ -47,6 +51,9 @@ pub(crate) struct NetworkArgs {
     /// Keep a copy of what is downloaded, which serves later requests wherever the output has gone (fetch cache)
     #[arg(long)]
     keep_copies: bool,
+    /// Add counts, bytes and times to a file for Prometheus
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    metrics: Option<PathBuf>,
 }
 
 /// Reads a number of seconds, which may be 0.
@@ -94,6 +101,10 @@ impl NetworkArgs {
         let lock = self.lock(environment)?.unwrap_or_default();
         let keep_copies = keep_copies(self.keep_copies, environment)?;
         let keep_wrong = environment.path(self.keep_wrong.clone(), "FETCH_KEEP_WRONG");
+        let metrics = match &self.metrics {
+            Some(file) => Some(file.clone()),
+            None => environment.text("FETCH_METRICS")?.map(PathBuf::from),
+        };
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
         Ok(Policy {
             offline,
@@ -105,6 +116,7 @@ impl NetworkArgs {
             access: access(environment),
             keep_wrong,
             keep_copies,
+            metrics,
         })
     }
 
@@ -156,6 +168,20 @@ impl NetworkArgs {
                     some_seconds(text).ok_or_else(|| {
                         FetchError::usage(format!(
                             "--retry-budget '{text}' is no number of seconds from 0 to 86400"
+                        ))
+                    })
+                },
+            )?,
+            connections: environment.value(
+                self.connections,
+                "FETCH_CONNECTIONS",
+                configured.connections,
+                |text| {
+                    let most: Option<NonZeroU32> = text.parse().ok();
+                    most.map(NonZeroU32::get).ok_or_else(|| {
+                        FetchError::usage(format!(
+                            "--connections '{}' is no number from 1",
+                            text.escape_debug()
                         ))
                     })
                 },

@@ -23,7 +23,7 @@ use crate::archives::Archive;
 use crate::error::FetchError;
 use crate::fetch::LockPolicy;
 use crate::mirrors::MirrorSites;
-use crate::net::{Limits, Rules};
+use crate::net::{Limits, Rules, Widening};
 use crate::source_url::SourceUrl;
 use crate::stale_hash::StaleHash;
 
@@ -124,6 +124,8 @@ pub struct ConfiguredLimits {
     pub max_bytes: Option<u64>,
     /// What stays free on a disk, in bytes.
     pub disk_reserve: Option<u64>,
+    /// Most connections to one host.
+    pub connections: Option<u32>,
     /// Most redirects.
     pub max_redirects: Option<u32>,
     /// How often a URL is asked in all.
@@ -145,6 +147,10 @@ impl ConfiguredLimits {
                 .unwrap_or(usual.stall_bytes_per_second),
             max_bytes: self.max_bytes.unwrap_or(usual.max_bytes),
             disk_reserve: self.disk_reserve.or(usual.disk_reserve),
+            widening: Widening {
+                connections: self.connections.unwrap_or(usual.widening.connections),
+                ..usual.widening
+            },
             max_redirects: self.max_redirects.unwrap_or(usual.max_redirects),
             tries: self.tries.unwrap_or(usual.tries),
             retry_budget: self.retry_budget.unwrap_or(usual.retry_budget),
@@ -236,6 +242,7 @@ impl ConfiguredLimits {
             stall_bytes_per_second: self.stall_bytes_per_second.or(below.stall_bytes_per_second),
             max_bytes: self.max_bytes.or(below.max_bytes),
             disk_reserve: self.disk_reserve.or(below.disk_reserve),
+            connections: self.connections.or(below.connections),
             max_redirects: self.max_redirects.or(below.max_redirects),
             tries: self.tries.or(below.tries),
             retry_budget: self.retry_budget.or(below.retry_budget),

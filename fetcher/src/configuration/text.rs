@@ -335,6 +335,10 @@ impl<'a> Entry<'a> {
                 "max_bytes" => limits.max_bytes = Some(entry.get()?),
                 "disk_reserve" => limits.disk_reserve = Some(entry.get()?),
                 "max_redirects" => limits.max_redirects = Some(entry.get()?),
+                "connections" => {
+                    limits.connections =
+                        Some(entry.checked(|_, most: &NonZeroU32| Ok(most.get()))?);
+                }
                 "tries" => {
                     limits.tries = Some(entry.checked(|_, tries: &NonZeroU32| Ok(tries.get()))?);
                 }
@@ -415,6 +419,7 @@ mod tests {
                     stall_bytes_per_second: Some(_),
                     max_bytes: Some(_),
                     disk_reserve: Some(_),
+                    connections: Some(_),
                     max_redirects: Some(_),
                     tries: Some(_),
                     retry_budget: Some(_),

@@ -5,6 +5,7 @@
 //! callers.
 
 mod error;
+mod hosts;
 mod netrc;
 mod proxy;
 mod range;
@@ -14,10 +15,13 @@ mod stream;
 mod tls;
 mod transfer;
 mod wait;
+mod wide;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,6 +40,7 @@ use self::redirect::{Route, is_redirect};
 pub(crate) use self::rules::MAX_RULES;
 pub use self::rules::{Blocked, Rule, Rules};
 pub(crate) use self::stream::Answer;
+pub use self::transfer::Widening;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
 
@@ -57,6 +62,15 @@ pub const RETRY_BUDGET: Duration = Duration::from_secs(120);
 
 /// Default of [`Limits::tries`]: what three pauses did not mend, a fourth rarely does.
 pub const TRIES: u32 = 4;
+
+/// Default of [`Widening::connections`]: what a person would do with several downloads at once.
+pub const CONNECTIONS: u32 = 8;
+/// Default of [`Widening::above_bytes`], 4 MiB: less comes before several connections have got up to speed.
+pub const WIDEN_ABOVE_BYTES: u64 = 4 << 20;
+/// Default of [`Widening::unless_done_in`]: what there is to win would not be noticed.
+pub const FAST_ENOUGH: Duration = Duration::from_secs(3);
+/// Default of [`Widening::measure_for`]: some round trips around the world.
+pub const MEASURE_FOR: Duration = Duration::from_millis(750);
 
 /// How we present ourselves.
 const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
@@ -82,6 +96,8 @@ pub struct Limits {
     pub tries: u32,
     /// How much a download leaves free on a disk, in bytes; `None` is 1 GiB or, where that is less, 1 %.
     pub disk_reserve: Option<u64>,
+    /// When several connections are tried for one body.
+    pub widening: Widening,
 }
 
 /// Who is asked, and who is told a password.
@@ -105,6 +121,7 @@ impl Default for Limits {
             retry_budget: RETRY_BUDGET,
             tries: TRIES,
             disk_reserve: None,
+            widening: Widening::default(),
         }
     }
 }
@@ -116,6 +133,15 @@ pub trait BodySink {
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
     /// Takes the next bytes, at least one, on a thread of its own: this is the place to write and hash.
     fn write(&mut self, chunk: &[u8]) -> io::Result<()>;
+    /// Called where the body is to go on from several places at once, when `got_bytes` are there; false if only what
+    /// is next can be taken.
+    fn widen(&mut self, _got_bytes: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+    /// Takes bytes of any place, each of them once, after [`Self::widen`] has answered true.
+    fn write_at(&mut self, _offset: u64, _chunk: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A whole body was passed to the sink.
@@ -134,6 +160,8 @@ pub struct Client {
     /// Taken by `drop` only.
     runtime: Option<Runtime>,
     http: reqwest::Client,
+    /// Made when it is first needed.
+    one_connection_each: OnceCell<reqwest::Client>,
     limits: Limits,
     access: Arc<Access>,
 }
@@ -160,26 +188,11 @@ impl Client {
             .enable_time()
             .build()
             .map_err(|error| setup(error.to_string()))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let builder = proxy::from_environment()
-            .into_iter()
-            .fold(reqwest::Client::builder().no_proxy(), |builder, proxy| {
-                builder.proxy(proxy)
-            });
-        let http = builder
-            .tls_backend_preconfigured(tls::client_config()?)
-            .dns_resolver(SystemResolver)
-            .connect_timeout(limits.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(USER_AGENT)
-            .default_headers(headers)
-            .build()
-            .map_err(|error| setup(error.without_url().to_string()))?;
+        let http = tls::client_config().and_then(|tls| http(tls, &limits))?;
         Ok(Self {
             runtime: Some(runtime),
             http,
+            one_connection_each: OnceCell::new(),
             limits,
             access,
         })
@@ -188,6 +201,18 @@ impl Client {
     /// Returns what decides who is asked. Whoever names a URL asks it; of redirects it is seen to here.
     pub(crate) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Returns a client each of whose requests has a connection of its own, as in HTTP/1.1.
+    fn one_connection_each(&self) -> &reqwest::Client {
+        self.one_connection_each.get_or_init(|| {
+            let made = tls::client_config().and_then(|mut tls| {
+                tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+                http(tls, &self.limits)
+            });
+            // What could be made once can be made twice; if not, one connection does it.
+            made.unwrap_or_else(|_| self.http.clone())
+        })
     }
 
     /// Passes the content of an http or https URL to `sink`, following redirects: the rest of it with `resume`, if
@@ -230,11 +255,11 @@ impl Client {
             let headers = response.headers();
             match (response.status().as_u16(), resume) {
                 (200, _) => {
-                    return self.receive(response, route.current(), 0, sink, interrupt);
+                    return self.receive(response, route, (0, &[]), sink, interrupt);
                 }
                 (206, Some(resume)) => {
-                    let from_bytes = resume.from_bytes;
-                    return self.receive(response, route.current(), from_bytes, sink, interrupt);
+                    let there = (resume.from_bytes, resume.there);
+                    return self.receive(response, route, there, sink, interrupt);
                 }
                 // What we have ends where the server's file does, or behind it.
                 (416, Some(_)) => resume = None,
@@ -255,8 +280,8 @@ impl Client {
     fn receive(
         &self,
         response: reqwest::Response,
-        url: &SourceUrl,
-        from_bytes: u64,
+        route: &Route,
+        there: (u64, &[Range<u64>]),
         sink: &mut (dyn BodySink + Send),
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
@@ -264,17 +289,10 @@ impl Client {
             .headers()
             .get(CONTENT_TYPE)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let bytes = transfer::receive(
-            self.runtime(),
-            response,
-            (url, from_bytes),
-            sink,
-            &self.limits,
-            interrupt,
-        )?;
+        let bytes = transfer::receive(self, response, route, there, sink, interrupt)?;
         Ok(Delivered {
             bytes,
-            final_url: url.clone(),
+            final_url: route.current().clone(),
             content_type,
         })
     }
@@ -288,7 +306,13 @@ impl Client {
     ) -> Result<reqwest::Response, NetError> {
         let mut request = self.http.get(route.current().url().clone());
         if let Some(resume) = resume {
-            request = request.header(RANGE, format!("bytes={}-", resume.from_bytes));
+            // No byte that is there: the connection could not be used for anything else before all of them came.
+            let last = resume
+                .there
+                .first()
+                .map(|part| part.start.saturating_sub(1));
+            let last = last.map(|last| last.to_string()).unwrap_or_default();
+            request = request.header(RANGE, format!("bytes={}-{last}", resume.from_bytes));
             if let Some(validator) = (resume.validator_of)(route.current()) {
                 request = request.header(IF_RANGE, validator);
             }
@@ -340,4 +364,27 @@ impl reqwest::dns::Resolve for SystemResolver {
             Ok(addresses)
         })
     }
+}
+
+/// Makes a client that sends nothing but what it is told to.
+fn http(tls: rustls::ClientConfig, limits: &Limits) -> Result<reqwest::Client, NetError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let builder = proxy::from_environment()
+        .into_iter()
+        .fold(reqwest::Client::builder().no_proxy(), |builder, proxy| {
+            builder.proxy(proxy)
+        });
+    builder
+        .tls_backend_preconfigured(tls)
+        .dns_resolver(SystemResolver)
+        .connect_timeout(limits.connect_timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(USER_AGENT)
+        .default_headers(headers)
+        .build()
+        .map_err(|error| NetError::Setup {
+            reason: error.without_url().to_string(),
+        })
 }

@@ -4,6 +4,7 @@
 //! with the whole. Without one (another mirror, a server that gives none) the rest is asked for all the same: the whole
 //! is hashed in the end, and what does not fit is thrown away then.
 
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
@@ -25,6 +26,8 @@ const SETTLED_AFTER: Duration = Duration::from_secs(60);
 pub struct Resume<'a> {
     /// How many bytes are there already, at least one.
     pub from_bytes: u64,
+    /// What is there behind that, in order and with gaps: of a body that came over several connections.
+    pub there: &'a [Range<u64>],
     /// Returns the validator that a URL gave, if it did.
     pub validator_of: &'a dyn Fn(&SourceUrl) -> Option<String>,
 }
@@ -74,6 +77,32 @@ pub(super) fn whole_length(
     } else {
         Err(shown())
     }
+}
+
+/// Reads the `Content-Range` of an answer to a request for a part, which must be that part. Returns the length of the
+/// whole.
+pub(super) fn part_of(
+    headers: &HeaderMap,
+    wanted: Range<u64>,
+    part_bytes: Option<u64>,
+) -> Result<u64, NetError> {
+    let value = text(headers, CONTENT_RANGE).unwrap_or_default();
+    let part = match parse(value) {
+        Some((first, last, Some(total))) if last < total => (first..last + 1, total),
+        _ => (0..0, 0),
+    };
+    let length = wanted.end - wanted.start;
+    if part.0 == wanted && part_bytes.is_none_or(|part| part == length) {
+        return Ok(part.1);
+    }
+    Err(NetError::Protocol {
+        reason: format!(
+            "asked for the bytes from {} to {}, the server sends '{}'",
+            wanted.start,
+            wanted.end.saturating_sub(1),
+            value.escape_debug()
+        ),
+    })
 }
 
 /// Reads `bytes FIRST-LAST/TOTAL`; the total may be `*`.
@@ -159,6 +188,32 @@ mod tests {
         }
         assert_eq!(answer("bytes 100-199/200", Some(99)), Err(()), "its length");
         assert!(whole_length(&HeaderMap::new(), 100, None).is_err());
+    }
+
+    #[test]
+    fn a_part_must_be_the_one_that_was_asked_for() {
+        let answer = |range: &str, part| {
+            part_of(&headers(&[(CONTENT_RANGE, range)]), 100..150, part).map_err(|_| ())
+        };
+        assert_eq!(answer("bytes 100-149/200", Some(50)), Ok(200));
+        assert_eq!(answer("bytes 100-149/200", None), Ok(200));
+        for range in [
+            "bytes 100-199/200",
+            "bytes 100-148/200",
+            "bytes 101-149/200",
+            "bytes 100-149/*",
+            "bytes 100-149/149",
+            "bytes 100-18446744073709551615/18446744073709551615",
+            "",
+        ] {
+            assert_eq!(answer(range, None), Err(()), "{range}");
+        }
+        assert_eq!(
+            answer("bytes 100-149/200", Some(100)),
+            Err(()),
+            "its length"
+        );
+        assert!(part_of(&HeaderMap::new(), 100..150, None).is_err());
     }
 
     #[test]

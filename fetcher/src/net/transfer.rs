@@ -1,53 +1,104 @@
 //! One body, from the socket to the sink: read on the calling thread, written and hashed on another.
+//!
+//! It begins on one connection. Where that is slow, [`super::wide`] goes on with several.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
-use reqwest::header::CONTENT_ENCODING;
-use tokio::runtime::Runtime;
+use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING};
 
 use super::error::NetError;
+use super::redirect::Route;
 use super::wait::{POLL_INTERVAL, StallWatch};
-use super::{BodySink, BodyStart, Limits, range};
+use super::wide::{self, Whole};
+use super::{BodySink, BodyStart, Client, Limits, hosts, range};
 use crate::source_url::SourceUrl;
 
 /// Chunks that may wait for the sink. A chunk of plain HTTP is at most 408 KiB (the largest read of hyper), so this is
 /// 6.5 MiB at most; more did not make a transfer faster.
 const QUEUE_CHUNKS: usize = 16;
 
+/// What the writer is told.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The next bytes.
+    Next(Bytes),
+    /// From now on bytes come from several places; so much is there. It answers whether it can take that.
+    Widen(u64, Sender<bool>),
+    /// Bytes of some place.
+    At(u64, Bytes),
+}
+
+/// How a body ended, or where it is when others shall help.
+enum Read {
+    Whole(u64),
+    Slow {
+        response: reqwest::Response,
+        got_bytes: u64,
+        bytes_per_second: f64,
+    },
+}
+
 /// Passes the body of a 200 answer, or of a 206 answer that begins at `from_bytes`, to `sink`, and returns the length
-/// of the whole in bytes.
+/// of the whole in bytes. `there` are the parts behind that which need not come.
 pub(super) fn receive(
-    runtime: &Runtime,
+    client: &Client,
     response: reqwest::Response,
-    (url, from_bytes): (&SourceUrl, u64),
+    route: &Route,
+    (from_bytes, there): (u64, &[Range<u64>]),
     sink: &mut (dyn BodySink + Send),
-    limits: &Limits,
     interrupt: &AtomicBool,
 ) -> Result<u64, NetError> {
+    let (url, limits) = (route.current(), &client.limits);
     check_encoding(&response, url)?;
     let part_bytes = response.content_length();
-    let told_bytes = match from_bytes {
-        0 => None,
-        from => range::whole_length(response.headers(), from, part_bytes)?,
+    let headers = response.headers();
+    let length_bytes = match (from_bytes, there) {
+        (0, []) => part_bytes,
+        (from, []) => range::whole_length(headers, from, part_bytes)?
+            .or(part_bytes.map(|part| part.saturating_add(from))),
+        (from, [first, ..]) => {
+            let total = range::part_of(headers, from..first.start, part_bytes)?;
+            if there.iter().any(|part| part.end > total) {
+                return Err(NetError::Protocol {
+                    reason: format!("the server has {total} bytes, and more are here"),
+                });
+            }
+            Some(total)
+        }
     };
-    let length_bytes = told_bytes.or(part_bytes.map(|part| part.saturating_add(from_bytes)));
     if length_bytes.is_some_and(|length| length > limits.max_bytes) {
         return Err(NetError::TooLong {
             limit_bytes: limits.max_bytes,
             announced_bytes: length_bytes,
         });
     }
+    let validator = range::validator(headers);
+    let knows_ranges = response.status().as_u16() == 206
+        || headers
+            .get(ACCEPT_RANGES)
+            .is_some_and(|units| units == "bytes");
     let start = BodyStart {
         from_bytes,
         length_bytes,
         url: url.clone(),
-        validator: range::validator(response.headers()),
+        validator: validator.clone(),
     };
     sink.start(&start).map_err(NetError::Sink)?;
+    let whole = length_bytes
+        .filter(|_| knows_ranges)
+        .map(|length_bytes| Whole {
+            client,
+            route,
+            validator,
+            length_bytes,
+            interrupt,
+        });
+    let _counted = hosts::count(url);
 
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE_CHUNKS);
     thread::scope(|scope| {
@@ -57,13 +108,42 @@ pub(super) fn receive(
             .map_err(|error| NetError::Setup {
                 reason: format!("no thread: {error}"),
             })?;
-        let read = runtime.block_on(read_chunks(
-            response,
-            (from_bytes, length_bytes),
-            sender,
-            limits,
-            interrupt,
-        ));
+        let read = client.runtime().block_on(async {
+            let (response, got_bytes, rate) = match (&whole, there) {
+                (Some(_), [_, ..]) => (response, from_bytes, None),
+                _ => {
+                    let lengths = (from_bytes, length_bytes);
+                    let pace = whole.as_ref().filter(|_| limits.widening.connections > 1);
+                    let pace = pace.map(|_| Pace::new(limits));
+                    match read_chunks(response, lengths, pace, &sender, limits, interrupt).await? {
+                        Read::Whole(length) => return Ok(length),
+                        Read::Slow {
+                            response,
+                            got_bytes,
+                            bytes_per_second,
+                        } => (response, got_bytes, Some(bytes_per_second)),
+                    }
+                }
+            };
+            let Some(whole) = whole else {
+                return Err(NetError::Other {
+                    reason: "a part came of a whole of unknown length".into(),
+                });
+            };
+            let length = whole.length_bytes;
+            let rate = match widen(&sender, got_bytes, interrupt)? {
+                true => rate,
+                // One place after the other is all that the sink can do.
+                false => {
+                    let lengths = (got_bytes, Some(length));
+                    read_chunks(response, lengths, None, &sender, limits, interrupt).await?;
+                    return Ok(length);
+                }
+            };
+            wide::receive(&whole, response, got_bytes, there, rate, &sender).await?;
+            Ok(length)
+        });
+        drop(sender);
         let written = writer
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -72,11 +152,26 @@ pub(super) fn receive(
     })
 }
 
+/// Asks the sink, which has to write what is queued first.
+fn widen(
+    queue: &Sender<Message>,
+    got_bytes: u64,
+    interrupt: &AtomicBool,
+) -> Result<bool, NetError> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    hand_over(queue, Message::Widen(got_bytes, sender), interrupt)?;
+    // A writer that has failed hangs up; its reason is told.
+    Ok(receiver.recv().unwrap_or(false))
+}
+
 /// Refuses a body that was compressed on the way: its hash would be that of other bytes.
 ///
 /// Many servers say `gzip` of a `.tar.gz` as it lies on their disk. That label describes the file, nothing was done to
 /// it on the way, and its hash will tell.
-fn check_encoding(response: &reqwest::Response, url: &SourceUrl) -> Result<(), NetError> {
+pub(super) fn check_encoding(
+    response: &reqwest::Response,
+    url: &SourceUrl,
+) -> Result<(), NetError> {
     for value in response.headers().get_all(CONTENT_ENCODING) {
         let encoding = String::from_utf8_lossy(value.as_bytes())
             .trim()
@@ -101,13 +196,44 @@ fn check_encoding(response: &reqwest::Response, url: &SourceUrl) -> Result<(), N
     Ok(())
 }
 
+/// Notices a connection on which the rest would take long.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+    limits: Limits,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
+            limits: *limits,
+        }
+    }
+
+    /// Adds what came; returns the rate in bytes a second once it is known to be slow for what is left.
+    fn slow(&mut self, bytes: u64, left_bytes: u64) -> Option<f64> {
+        self.bytes += bytes;
+        let took = self.since.elapsed();
+        let widening = self.limits.widening;
+        if took < widening.measure_for {
+            return None;
+        }
+        let rate = self.bytes as f64 / took.as_secs_f64();
+        (self.since, self.bytes) = (Instant::now(), 0);
+        widening.is_slow(rate, left_bytes).then_some(rate)
+    }
+}
+
 async fn read_chunks(
     mut response: reqwest::Response,
     (from_bytes, length_bytes): (u64, Option<u64>),
-    queue: Sender<Bytes>,
+    mut pace: Option<Pace>,
+    queue: &Sender<Message>,
     limits: &Limits,
     interrupt: &AtomicBool,
-) -> Result<u64, NetError> {
+) -> Result<Read, NetError> {
     let mut stall = StallWatch::new(limits.stall_bytes_per_second, limits.stall_window);
     let mut got_bytes = from_bytes;
     loop {
@@ -137,7 +263,16 @@ async fn read_chunks(
         }
         if chunk_bytes > 0 {
             got_bytes += chunk_bytes;
-            hand_over(&queue, chunk, interrupt)?;
+            hand_over(queue, Message::Next(chunk), interrupt)?;
+        }
+        if let (Some(pace), Some(length)) = (&mut pace, length_bytes)
+            && let Some(bytes_per_second) = pace.slow(chunk_bytes, length.saturating_sub(got_bytes))
+        {
+            return Ok(Read::Slow {
+                response,
+                got_bytes,
+                bytes_per_second,
+            });
         }
     }
     match length_bytes {
@@ -146,18 +281,22 @@ async fn read_chunks(
             wanted_bytes: length_bytes,
             reason: "connection closed".into(),
         }),
-        _ => Ok(got_bytes),
+        _ => Ok(Read::Whole(got_bytes)),
     }
 }
 
-/// Queues a chunk, waiting for the sink if it lags. This blocks the runtime, which has nothing else to do: the kernel
-/// goes on filling the socket's buffer.
-fn hand_over(queue: &Sender<Bytes>, chunk: Bytes, interrupt: &AtomicBool) -> Result<(), NetError> {
-    let mut waiting = chunk;
+/// Queues a message, waiting for the sink if it lags. This blocks the runtime, which has nothing else to do: the kernel
+/// goes on filling the sockets' buffers.
+pub(super) fn hand_over(
+    queue: &Sender<Message>,
+    message: Message,
+    interrupt: &AtomicBool,
+) -> Result<(), NetError> {
+    let mut waiting = message;
     loop {
         match queue.send_timeout(waiting, POLL_INTERVAL) {
             Ok(()) => return Ok(()),
-            Err(SendTimeoutError::Timeout(chunk)) => waiting = chunk,
+            Err(SendTimeoutError::Timeout(message)) => waiting = message,
             Err(SendTimeoutError::Disconnected(_)) => {
                 return Err(NetError::Other {
                     reason: "the sink ended early".into(),
@@ -173,15 +312,55 @@ fn hand_over(queue: &Sender<Bytes>, chunk: Bytes, interrupt: &AtomicBool) -> Res
 /// Drains the queue into the sink, until the reader hangs up, the sink fails or the user wants to stop. The queue closes
 /// with it, by which the reader learns of a failure.
 fn write_chunks(
-    queue: Receiver<Bytes>,
+    queue: Receiver<Message>,
     sink: &mut (dyn BodySink + Send),
     interrupt: &AtomicBool,
 ) -> Result<(), NetError> {
-    for chunk in queue {
+    for message in queue {
         if interrupt.load(Ordering::Relaxed) {
             return Err(NetError::Interrupted);
         }
-        sink.write(&chunk).map_err(NetError::Sink)?;
+        match message {
+            Message::Next(chunk) => sink.write(&chunk),
+            Message::At(offset, chunk) => sink.write_at(offset, &chunk),
+            Message::Widen(got_bytes, answer) => sink.widen(got_bytes).map(|can| {
+                // Whoever does not wait for it any more has stopped.
+                let _ = answer.send(can);
+            }),
+        }
+        .map_err(NetError::Sink)?;
     }
     Ok(())
+}
+
+/// When several connections are tried for one body, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Widening {
+    /// The most connections to one host, of this process; 1 is never more than one for a body.
+    pub connections: u32,
+    /// Not for less than this, in bytes: connections are slow at their beginning.
+    pub above_bytes: u64,
+    /// A connection that brings the rest within this is fast enough.
+    pub unless_done_in: Duration,
+    /// How long a rate is measured.
+    pub measure_for: Duration,
+}
+
+impl Widening {
+    /// Returns true if more connections may pay for what is left, at a rate in bytes a second.
+    pub(super) fn is_slow(&self, bytes_per_second: f64, left_bytes: u64) -> bool {
+        left_bytes >= self.above_bytes
+            && left_bytes as f64 > bytes_per_second * self.unless_done_in.as_secs_f64()
+    }
+}
+
+impl Default for Widening {
+    fn default() -> Self {
+        Self {
+            connections: super::CONNECTIONS,
+            above_bytes: super::WIDEN_ABOVE_BYTES,
+            unless_done_in: super::FAST_ENOUGH,
+            measure_for: super::MEASURE_FOR,
+        }
+    }
 }

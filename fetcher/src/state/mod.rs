@@ -13,6 +13,7 @@ mod copies;
 mod failures;
 mod ledger;
 mod lock;
+mod parts;
 mod spool;
 mod usage;
 
@@ -33,6 +34,7 @@ pub use self::copies::CopyBounds;
 pub(crate) use self::copies::{CONTENT as COPY_CONTENT, KeptCopy, NewCopy};
 pub(crate) use self::failures::{Failures, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
+pub(crate) use self::parts::Parts;
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
 pub(crate) use self::usage::GIT_FOLDER;
 pub use self::usage::{Checked, Collected, Usage};

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,6 +25,7 @@ use store_index::address::ContentAddress;
 use store_index::digest::Digest;
 
 use super::lock::{self, Claim};
+use super::parts::{NEW_PARTS, PARTS};
 use super::{key, open_file, open_folder, read_record};
 use crate::net::BodyStart;
 use crate::source_url::SourceUrl;
@@ -52,8 +54,10 @@ const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub(crate) struct Partial {
     file: File,
-    /// How much is there.
+    /// How much is there from the beginning.
     pub(crate) bytes: u64,
+    /// What is there behind that, in order.
+    pub(crate) there: Vec<Range<u64>>,
 }
 
 impl Partial {
@@ -94,7 +98,30 @@ impl Claim {
             self.clear();
             return None;
         }
-        Some(Partial { file, bytes })
+        let (bytes, mut parts) = match self.read_parts(bytes) {
+            None => (bytes, Vec::new()),
+            Some(mut parts) if parts.first().is_some_and(|first| first.start == 0) => {
+                (parts.remove(0).end, parts)
+            }
+            Some(_) => {
+                self.clear();
+                return None;
+            }
+        };
+        // Without the length of the whole nobody can be asked for what is missing at the end.
+        if self.length().is_none() {
+            parts.clear();
+        }
+        if parts.is_empty() {
+            // From now on its length says how much is there.
+            file.set_len(bytes).ok()?;
+            self.forget_parts();
+        }
+        Some(Partial {
+            file,
+            bytes,
+            there: parts,
+        })
     }
 
     /// Makes a room of a partial download: what comes is written behind what is there. It gets the mode and group of
@@ -134,6 +161,12 @@ impl Claim {
         }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted.st_mode))?;
         StagedFile::in_spool(file, Arc::clone(&self.spool), self.part_name())
+    }
+
+    /// Forgets which parts are there: all is there up to the file's length.
+    fn forget_parts(&self) {
+        let name = format!("{}{PARTS}", self.key);
+        let _ = rustix::fs::unlinkat(&*self.spool, name, AtFlags::empty());
     }
 
     /// Forgets what has come: the whole is delivered, or it is wrong.
@@ -194,7 +227,9 @@ impl super::State {
         let spool = open_folder(&*self.there()?, "spool").ok()?;
         let name = format!("{}{PART}", key(address));
         let stat = rustix::fs::statat(&spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        u64::try_from(stat.st_size).ok()
+        // Several connections leave holes, which have a length and no blocks.
+        let taken = u64::try_from(stat.st_blocks).ok()?.saturating_mul(512);
+        Some(taken.min(u64::try_from(stat.st_size).ok()?))
     }
 }
 
@@ -255,7 +290,8 @@ pub(super) fn trim(spool: &OwnedFd, locks: &OwnedFd, own: Option<&str>, all: boo
 
 /// Removes what has come of a content.
 fn remove(spool: &OwnedFd, key: &str) {
-    for suffix in [PART, RECORD] {
+    // The parts last: without them the file would count as whole up to its length.
+    for suffix in [PART, RECORD, NEW_PARTS, PARTS] {
         let _ = rustix::fs::unlinkat(spool, format!("{key}{suffix}"), AtFlags::empty());
     }
 }
