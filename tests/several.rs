@@ -1,5 +1,6 @@
 //! Several processes that want the same content: one downloads, the others take what it brought.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -238,8 +239,21 @@ fn old_partial_downloads_are_removed() {
             .all(|name| !name.contains(&hex(&body)))
     });
     env.fetch(["cache", "gc", "--all"]).go().exits(0);
+    assert!(part_of(&spool, &other).is_some(), "somebody works at it");
     running.wait().exits(0);
     assert!(env.output("other") == other);
+    assert_eq!(server.requests().len(), 2);
+    // What nobody works at goes.
+    server.route("/big", Answer::file(body.clone()).cut_after(1 << 20));
+    fetch(&env, &server, &body, "out").args(once).go().exits(5);
+    assert!(part_of(&spool, &body).is_some());
+    env.fetch(["cache", "gc", "--all"]).go().exits(0);
+    assert_eq!(names_in(&spool), [""; 0]);
+}
+
+fn part_of(spool: &Path, body: &[u8]) -> Option<String> {
+    let is_it = |name: &String| name.contains(&hex(body)) && name.ends_with(".part");
+    names_in(spool).into_iter().find(is_it)
 }
 
 fn hex(body: &[u8]) -> String {

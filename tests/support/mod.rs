@@ -205,6 +205,14 @@ impl Run<'_> {
         self
     }
 
+    /// Runs it as `nohup` does, for which hanging up is nothing.
+    pub(crate) fn no_hangup(mut self) -> Self {
+        self.wrapper = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
+            .map(OsString::from)
+            .into();
+        self
+    }
+
     /// Runs it below `strace`, which writes the network system calls into `log`.
     pub(crate) fn traced(mut self, log: &Path) -> Self {
         self.wrapper = ["strace", "-f", "-qq", "-e", "trace=network", "-o"]

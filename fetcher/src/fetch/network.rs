@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use store_index::path_text::printable;
 use store_index::watch::Unit;
 
-use super::queue::{Entry, Next, Queue, spread};
+use super::queue::{Entry, FIRST_PAUSE_OF_OVERLOAD, Next, Queue, spread};
 use super::{Attempted, Walk};
 use crate::error::{ErrorKind, FetchError};
 use crate::landing::{Landing, NotIt};
 use crate::mirror_layout::LAYOUT_FILE;
+use crate::net::Retry;
 use crate::places::Places;
 use crate::report::{AttemptResult, Success};
 use crate::source::{self, Candidate, CandidatePlace, SourceKind};
@@ -353,9 +354,15 @@ fn outcome(entry: &Entry, not_it: &NotIt) -> Outcome {
         _ => Outcome::Failed {
             counts: entry.tries == 1,
             of_host: not_it.of_host,
-            pause: not_it.retry.and_then(|retry| retry.at_least),
+            pause: not_it.retry.and_then(pause_for_all),
         },
     }
+}
+
+/// How long nobody asks the host: as long as it wants, or for a while if it has too much to do and does not say.
+fn pause_for_all(retry: Retry) -> Option<Duration> {
+    let ours = retry.is_overload.then_some(FIRST_PAUSE_OF_OVERLOAD);
+    retry.at_least.or(ours)
 }
 
 /// A number between 0 and 1.

@@ -308,7 +308,9 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
         let mut entries = Vec::new();
         let now = SystemTime::now();
         for entry in Dir::read_from(folder)?.take(MAX_TRIMMED_ENTRIES) {
-            let entry = entry?;
+            let Ok(entry) = entry else {
+                break;
+            };
             let Some(key) = entry
                 .file_name()
                 .to_str()
@@ -317,7 +319,11 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
             else {
                 continue;
             };
-            let stat = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            // Somebody's download may end at this very moment.
+            let named = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            let Ok(stat) = named else {
+                continue;
+            };
             let touched = SystemTime::UNIX_EPOCH
                 + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
             entries.push(Entry {
