@@ -25,6 +25,7 @@ mod repositories;
 mod resume;
 mod retries;
 mod several;
+mod space;
 mod support;
 mod unpack;
 mod wide;

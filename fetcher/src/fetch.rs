@@ -168,6 +168,9 @@ impl Walk<'_> {
             return Ok(done);
         }
         self.left = landing.leave_wrong()?;
+        if let Some(error) = self.network.no_room.take() {
+            return Err(*error);
+        }
         let locations = self
             .suspicious
             .iter()
@@ -441,7 +444,8 @@ impl Walk<'_> {
                 let done = self.delivered(kind, location, (bytes, executable), remark, started);
                 Ok(Attempted::Delivered(done))
             }
-            Landed::NotIt(not_it) => {
+            Landed::NotIt(mut not_it) => {
+                self.network.no_room = not_it.no_room.take().or(self.network.no_room.take());
                 match not_it.result {
                     AttemptResult::Mismatch if is_remote => {
                         let wrong = WrongBody {

@@ -62,6 +62,8 @@ pub(crate) struct NotIt {
     pub(crate) retry: Option<Retry>,
     /// Whether a download failed because of its host, whatever it is asked for.
     pub(crate) of_host: bool,
+    /// It had no room here: what is said if nothing else delivers.
+    pub(crate) no_room: Option<Box<FetchError>>,
 }
 
 impl NotIt {
@@ -75,6 +77,7 @@ impl NotIt {
             kept: None,
             retry: None,
             of_host: false,
+            no_room: None,
         }
     }
 
@@ -243,6 +246,13 @@ impl<'a> Landing<'a> {
                 }),
                 ..NotIt::new(AttemptResult::Failed, error.to_string())
             },
+            // Servers say what they like about lengths, and others may have less to send.
+            Err(DownloadError::Write(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                NotIt {
+                    no_room: Some(Box::new(self.write_error(&error))),
+                    ..NotIt::new(AttemptResult::Failed, error.to_string())
+                }
+            }
             Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
             Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
             Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),

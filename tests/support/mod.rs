@@ -214,8 +214,14 @@ impl Run<'_> {
     }
 
     /// Runs it below `strace`, which writes the network system calls into `log`.
-    pub(crate) fn traced(mut self, log: &Path) -> Self {
-        self.wrapper = ["strace", "-f", "-qq", "-e", "trace=network", "-o"]
+    pub(crate) fn traced(self, log: &Path) -> Self {
+        self.traced_calls("network", log)
+    }
+
+    /// Runs it below `strace`, which writes such system calls into `log`.
+    pub(crate) fn traced_calls(mut self, calls: &str, log: &Path) -> Self {
+        let calls = format!("trace={calls}");
+        self.wrapper = ["strace", "-f", "-qq", "-e", &calls, "-o"]
             .map(OsString::from)
             .into();
         self.wrapper.push(log.into());

@@ -108,6 +108,12 @@ pub(super) fn part_of(
     })
 }
 
+/// Returns true if a server that answers so may have nothing against the request but the range in it. What is gone, or
+/// too much at the moment, has nothing to do with that.
+pub(super) const fn is_about_range(code: u16) -> bool {
+    matches!(code, 400..=403 | 405..=407 | 409 | 411..=428 | 430..=499 | 501)
+}
+
 /// Reads `bytes FIRST-LAST/TOTAL`; the total may be `*`.
 fn parse(value: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FlockOperation, OFlags};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 
 use super::{State, key, open_file, read_record};
+use crate::verify::FileCheck;
 
 /// How often a lock file may vanish while it is opened, before something is wrong.
 const MAX_VANISHED: usize = 100;
@@ -27,6 +28,8 @@ pub(crate) struct Claim {
     pub(super) spool: Arc<OwnedFd>,
     pub(super) locks: Arc<OwnedFd>,
     lock: File,
+    /// Has seen what lay in the spool when somebody was last asked for the rest.
+    hashed: Mutex<Option<Box<FileCheck>>>,
 }
 
 /// An attempt to get a claim.
@@ -92,6 +95,7 @@ impl State {
                 spool,
                 locks,
                 lock,
+                hashed: Mutex::default(),
             }),
             Ok(Err(holder)) => Claimed::Theirs(holder),
             Err(error) => {
@@ -99,6 +103,22 @@ impl State {
                 Claimed::Unkept
             }
         }
+    }
+}
+
+impl Claim {
+    /// Returns what has seen the beginning of what lies in the spool.
+    pub(crate) fn hashed(&self) -> Option<FileCheck> {
+        self.hashed_then().as_deref().cloned()
+    }
+
+    /// Keeps what has seen the beginning of what lies in the spool, for the next who is asked for the rest.
+    pub(crate) fn set_hashed(&self, check: Option<FileCheck>) {
+        *self.hashed_then() = check.map(Box::new);
+    }
+
+    fn hashed_then(&self) -> MutexGuard<'_, Option<Box<FileCheck>>> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -171,7 +171,20 @@ impl Claim {
 
     /// Forgets what has come: the whole is delivered, or it is wrong.
     pub(crate) fn clear(&self) {
+        self.set_hashed(None);
         remove(&self.spool, &self.key);
+    }
+
+    /// Returns how much space would be free for a file if what has come were forgotten, in bytes.
+    pub(crate) fn taken_beside(&self, file: &File) -> u64 {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let part = rustix::fs::statat(&*self.spool, self.part_name(), flags);
+        match (part, rustix::fs::fstat(file)) {
+            (Ok(part), Ok(file)) if part.st_dev == file.st_dev => {
+                u64::try_from(part.st_blocks).map_or(0, |blocks| blocks.saturating_mul(512))
+            }
+            _ => 0,
+        }
     }
 
     /// Remembers what a server says of the file it begins to send.
