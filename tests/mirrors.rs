@@ -397,6 +397,23 @@ fn url_rules() {
         .go()
         .exits(5)
         .says(&rule);
+    // What a mirror's layout leads to is a URL like any other.
+    let flat = Server::with("/m/hello", Answer::body("hello\n"));
+    env.write(
+        "config/fetch/fetch.toml",
+        format!("url_rules = ['block {}']\n", flat.url("/m/hello")),
+    );
+    let url = inside.url("/none");
+    let report = with_mirror(&url, &["--mirror", &flat.url("/m")]).json(3);
+    report.tried("hashed-mirror", "skipped", &flat.url("/m/hello"));
+    env.write(
+        "config/fetch/fetch.toml",
+        format!(
+            "\n\nurl_rules = ['rewrite {0}pub/ {1}proxy/pub/', 'block {0}']\n",
+            outside.url("/"),
+            inside.url("/")
+        ),
+    );
     // And a repository.
     env.fetch_hash(sri(b"a tree"))
         .args([

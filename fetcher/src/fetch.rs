@@ -244,7 +244,8 @@ impl Walk<'_> {
         let (result, reason) = match lookup {
             Lookup::Found(candidates) if source.is_network() => {
                 for candidate in candidates {
-                    self.take_url(candidate, started);
+                    let asked = self.by_rules(candidate, started);
+                    self.urls.extend(asked);
                 }
                 return Ok(None);
             }
@@ -265,8 +266,8 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// Takes what is to be downloaded, as far as the rules of the configuration let it be asked.
-    fn take_url(&mut self, mut candidate: Candidate, started: Instant) {
+    /// Returns what is asked for a candidate by the rules of the configuration, if anything is.
+    fn by_rules(&mut self, mut candidate: Candidate, started: Instant) -> Option<Candidate> {
         let (CandidatePlace::Url(url)
         | CandidatePlace::MirrorOf(url)
         | CandidatePlace::Clone(CloneOf {
@@ -274,8 +275,7 @@ impl Walk<'_> {
             ..
         })) = &candidate.place
         else {
-            self.urls.push(candidate);
-            return;
+            return Some(candidate);
         };
         match self.policy.access.rules.apply(url) {
             Ok(asked) => {
@@ -286,7 +286,7 @@ impl Walk<'_> {
                     candidate.location = asked.to_string();
                     *url = asked;
                 }
-                self.urls.push(candidate);
+                Some(candidate)
             }
             Err(blocked) => {
                 let reason = blocked.to_string();
@@ -296,6 +296,7 @@ impl Walk<'_> {
                 self.network.blocked = Some(format!("{location}: {reason}"));
                 let skipped = AttemptResult::Skipped;
                 self.record(kind, location, skipped, Some(reason), 0, started);
+                None
             }
         }
     }

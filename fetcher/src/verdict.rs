@@ -4,7 +4,7 @@ use store_index::digest::Digest;
 
 use crate::error::{ErrorKind, FetchError};
 use crate::git::remote;
-use crate::request::Request;
+use crate::request::{Request, Target};
 use crate::source::Disc;
 use crate::source_url::Scheme;
 
@@ -160,9 +160,11 @@ fn not_found(what: &str, asked: bool, offline: bool) -> FetchError {
 }
 
 fn only_unsupported(request: &Request) -> bool {
+    // In a derivation nobody asks for a file of this machine.
+    let takes_files = !matches!(request.target, Target::Given(_));
     request.urls.iter().all(|url| match url.scheme() {
         Scheme::Http | Scheme::Https => false,
         Scheme::Mirror => request.mirror_sites.expand(url).is_empty(),
-        Scheme::Other(_) => !url.is_file(),
+        Scheme::Other(_) => !(url.is_file() && takes_files),
     })
 }

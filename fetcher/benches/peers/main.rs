@@ -10,6 +10,7 @@ mod nginx;
 mod nix_builds;
 mod report;
 mod rows;
+mod slow_path;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! A real nginx on a free port of the loopback.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -61,6 +61,10 @@ impl Nginx {
             std::thread::sleep(Duration::from_millis(20));
         }
         Err("nginx does not answer".into())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
     pub(crate) fn url(&self, name: &str) -> String {

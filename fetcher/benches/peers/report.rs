@@ -52,6 +52,21 @@ impl Row {
         row
     }
 
+    /// Our most memory divided by the peer's.
+    pub(crate) fn memory(what: &str, ours: &Series, peer: &Series) -> Self {
+        let peak = |series: &Series| series.peak_bytes() as f64 / f64::from(1 << 20);
+        let ratio = pairs(ours, peer, |ours, peer| {
+            ours.peak_bytes as f64 / peer.peak_bytes as f64
+        });
+        let row = Self::compared(what, ours, peer, "×", ratio, Bound::None);
+        let figure = row.figure.clone();
+        row.showing(
+            format!("{:.1} MiB", peak(ours)),
+            format!("{}: {:.1} MiB", peer.name, peak(peer)),
+            figure,
+        )
+    }
+
     /// Our wall time less the peer's, in milliseconds.
     pub(crate) fn above(what: &str, ours: &Series, peer: &Series, bound: Bound) -> Self {
         let difference = pairs(ours, peer, |ours, peer| {

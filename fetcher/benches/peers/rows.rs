@@ -2,6 +2,7 @@
 
 mod git;
 mod media;
+mod slow;
 mod trees;
 
 use std::ffi::{OsStr, OsString};
@@ -44,6 +45,7 @@ pub(crate) struct Sizes {
     tree_bytes: u64,
     links: u64,
     downloaded_bytes: u64,
+    slow_bytes: u64,
     repository_files: u64,
     pub(crate) built_bytes: [u64; 3],
     source_files: u64,
@@ -62,6 +64,7 @@ impl Sizes {
         tree_bytes: 3_000_000_000,
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
+        slow_bytes: 10_000_000,
         repository_files: 50_000,
         built_bytes: [1024, 10 * MIB, 500 * MIB],
         source_files: 90_000,
@@ -80,6 +83,7 @@ impl Sizes {
         tree_bytes: 5_000_000,
         links: 1_000,
         downloaded_bytes: 10 * MIB,
+        slow_bytes: 6_000_000,
         repository_files: 300,
         built_bytes: [1024, MIB, 2 * MIB],
         source_files: 500,
@@ -184,6 +188,13 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Download: nginx on the loopback with `sendfile`, one file that lies in the page cache. We write the output to disk while hashing; the first peer only \
               hashes, the other two also keep the file.",
         measure: download,
+    },
+    Group {
+        name: "slow",
+        how: "The slow path: a proxy of the benchmark's own before the same server. Each connection gets 450 kB/s, what one connection with cubic was measured to get at \
+              40 ms and 1 % loss; every answer comes 40 ms late, and each fifth connection breaks off after 1.5 MB. `fetch` begins with one connection and takes \
+              more when it has found that slow, `aria2c` begins with eight. All keep the file and verify it.",
+        measure: slow::measure,
     },
     Group {
         name: "git",
@@ -766,7 +777,8 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     let hash = fixtures::file(&folder.join("www/file"), len, 2)?;
     let server = Nginx::start(folder)?;
     let url = server.url("file");
-    let hash = format!("sha256:{hash}");
+    let digest = hash;
+    let hash = format!("sha256:{digest}");
     let words: [&OsStr; 8] = [
         bench.fetch.as_ref(),
         "--no-store".as_ref(),
@@ -779,7 +791,11 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     ];
     let ours = Job::new("fetch", words).prepared_by(|| clear_and_sync(&output));
     let shell = |name, line| {
-        let args = [OsStr::new(&url), peer_output.as_os_str()];
+        let args = [
+            OsStr::new(&url),
+            peer_output.as_os_str(),
+            OsStr::new(&digest),
+        ];
         Job::shell(name, line, args).prepared_by(|| clear_and_sync(&peer_output))
     };
     let jobs = [
@@ -796,6 +812,11 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
             "`curl -o && openssl dgst`",
             "curl -sS -o \"$2\" \"$1\" && openssl dgst -sha256 \"$2\"",
         ),
+        shell(
+            "`aria2c -x1`",
+            "exec aria2c -q --no-conf -x1 --file-allocation=none --checksum=sha-256=\"$3\" \
+             -d \"${2%/*}\" -o \"${2##*/}\" \"$1\"",
+        ),
     ];
     let series = bench.turns(bench.sizes.long_runs, &jobs)?;
     let what = format!("download {} MiB, loopback http, hashed", len / MIB);
@@ -806,6 +827,9 @@ fn download(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
         Row::times(&what, &series[0], &series[2], Bound::None),
         Row::cpu(&processor, &series[0], &series[2], Bound::None),
         Row::times(&what, &series[0], &series[3], Bound::None),
+        Row::times(&what, &series[0], &series[4], Bound::None),
+        Row::cpu(&processor, &series[0], &series[4], Bound::None),
+        Row::memory(&format!("{what}, peak memory"), &series[0], &series[4]),
         Row::value(
             "the same, peak memory",
             mib(series[0].peak_bytes()),

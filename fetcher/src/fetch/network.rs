@@ -209,7 +209,9 @@ impl Walk<'_> {
         };
         let urls = layout.urls(mirror, self.request);
         self.layouts.learn(mirror, layout);
-        Ok(Some(urls.into_iter().map(candidate).collect()))
+        let candidates = urls.into_iter().map(candidate);
+        let asked = candidates.filter_map(|candidate| self.by_rules(candidate, started));
+        Ok(Some(asked.collect()))
     }
 
     /// Waits, unless the user does not want to any more.

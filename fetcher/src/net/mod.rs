@@ -72,7 +72,7 @@ pub const WIDEN_ABOVE_BYTES: u64 = 4 << 20;
 /// Default of [`Widening::unless_done_in`]: what there is to win would not be noticed.
 pub const FAST_ENOUGH: Duration = Duration::from_secs(3);
 /// Default of [`Widening::measure_for`]: some round trips around the world.
-pub const MEASURE_FOR: Duration = Duration::from_millis(750);
+pub const MEASURE_FOR: Duration = Duration::from_millis(500);
 
 /// So often a server may fail when it is asked for a range; then it is asked for the whole, which it may have at hand.
 const MAX_RANGE_REFUSALS: u32 = 2;

@@ -22,8 +22,9 @@ use super::wait::{POLL_INTERVAL, StallWatch};
 use super::{Client, Limits, range};
 use crate::source_url::SourceUrl;
 
-/// Parts are not made smaller, in bytes: the end of one is where a connection waits for its next question.
-const MIN_PART_BYTES: u64 = 512 * 1024;
+/// Parts are not made smaller, in bytes: at the end of one a connection waits for a round trip or two, and brings
+/// nothing.
+const MIN_PART_BYTES: u64 = 128 * 1024;
 
 /// A greater number of connections must make the whole so much faster, or it is taken back.
 const PAYS_ABOVE: f64 = 1.2;
@@ -59,6 +60,8 @@ struct Worker {
     id: u64,
     /// How far it would go by itself.
     asked_to: u64,
+    /// It has brought something.
+    brings: bool,
     task: AbortHandle,
     _counted: Option<Counted>,
 }
@@ -195,6 +198,7 @@ impl Wide<'_, '_> {
         self.parts[index].worker = Some(Worker {
             id,
             asked_to,
+            brings: false,
             task: task.abort_handle(),
             _counted: counted,
         });
@@ -252,6 +256,9 @@ impl Wide<'_, '_> {
         let part = &mut self.parts[index];
         let at = part.left.start;
         part.left.start += count;
+        if let Some(worker) = &mut part.worker {
+            worker.brings = true;
+        }
         self.gauge.got(count);
         self.fruitless = 0;
         if count == left {
@@ -306,7 +313,9 @@ impl Wide<'_, '_> {
             .parts
             .iter()
             .map(|part| part.left.end - part.left.start);
-        match self.gauge.verdict(self.width, left.sum()) {
+        let mut workers = self.parts.iter().filter_map(|part| part.worker.as_ref());
+        let all_bring = workers.all(|worker| worker.brings);
+        match self.gauge.verdict(self.width, left.sum(), all_bring) {
             Some(width) if width < self.width => {
                 self.width = width;
                 let mut active: Vec<_> = (0..self.parts.len())
@@ -374,12 +383,13 @@ impl Gauge {
     }
 
     /// Returns how many connections there are to be from now on, when that is known.
-    fn verdict(&mut self, connections: u32, left_bytes: u64) -> Option<u32> {
+    fn verdict(&mut self, connections: u32, left_bytes: u64, all_bring: bool) -> Option<u32> {
         let (before, fewer) = self.before?;
         let took = self.since.elapsed();
         let measure_for = self.limits.widening.measure_for;
         if self.warming_up {
-            if took >= measure_for / 2 {
+            // Not for ever: one that hangs must not keep the others from being measured.
+            if (all_bring && took >= measure_for / 4) || took >= measure_for * 4 {
                 self.since = Instant::now();
                 self.bytes = 0;
                 self.warming_up = false;

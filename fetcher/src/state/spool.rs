@@ -17,7 +17,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -240,10 +242,15 @@ impl super::State {
         let spool = open_folder(&*self.there()?, "spool").ok()?;
         let name = format!("{}{PART}", key(address));
         let stat = rustix::fs::statat(&spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        // Several connections leave holes, which have a length and no blocks.
-        let taken = u64::try_from(stat.st_blocks).ok()?.saturating_mul(512);
-        Some(taken.min(u64::try_from(stat.st_size).ok()?))
+        Some(taken_bytes(&stat))
     }
+}
+
+/// Returns how much of a file is there: several connections leave holes, which have a length and no blocks.
+fn taken_bytes(stat: &Stat) -> u64 {
+    let taken = u64::try_from(stat.st_blocks).unwrap_or_default();
+    let length = u64::try_from(stat.st_size).unwrap_or_default();
+    taken.saturating_mul(512).min(length)
 }
 
 fn name_key(url: &SourceUrl) -> Option<String> {
@@ -260,7 +267,7 @@ pub(super) fn url_key(url: &SourceUrl) -> String {
 /// Lists partial downloads with their lengths in bytes.
 pub(super) fn parts(spool: &OwnedFd) -> Vec<(String, u64)> {
     let parts = old_first(spool, PART).into_iter();
-    parts.map(|entry| (entry.key, entry.bytes)).collect()
+    parts.map(|entry| (entry.key, entry.taken_bytes)).collect()
 }
 
 /// Removes what is too old, and the oldest of what is too much, or all; and lock files that nobody has used for long.
@@ -313,6 +320,8 @@ struct Entry {
     key: String,
     age: Duration,
     bytes: u64,
+    /// Less than its length, where it has holes.
+    taken_bytes: u64,
 }
 
 /// Lists the files with a suffix, the longest untouched first.
@@ -343,6 +352,7 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
                 key: key.to_owned(),
                 age: now.duration_since(touched).unwrap_or_default(),
                 bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+                taken_bytes: taken_bytes(&stat),
             });
         }
         Ok(entries)
