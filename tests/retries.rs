@@ -168,6 +168,28 @@ fn a_wish_to_be_left_alone_is_kept_by_all() {
     assert_eq!(asked(&server), ["/hello", "/other"]);
 }
 
+/// What fails behind a redirector is held against the server that failed: the redirector may lead elsewhere.
+#[test]
+fn a_redirector_is_not_blamed() {
+    let env = TestEnv::new();
+    let busy = Server::with("/hello", Answer::status_with(503, "Retry-After: 600"));
+    let mirror = Server::with("/hello", Answer::body("hello\n"));
+    let redirector = Server::with("/a", Answer::redirect(302, &busy.url("/hello")));
+    redirector.route("/b", Answer::redirect(302, &mirror.url("/hello")));
+    redirector.route("/c", Answer::redirect(302, &busy.url("/hello")));
+    let run = |path: &str| hello(&env).arg(redirector.url(path)).go();
+    run("/a").exits(5).says("asks for a pause of 600 s");
+    let status = env.fetch(["cache", "status"]).go().exits(0);
+    let [to_blame, blameless] = [&busy, &redirector].map(|server| format!(":{}", server.port()));
+    assert!(status.stdout.contains(&to_blame), "{status}");
+    assert!(!status.stdout.contains(&blameless), "{status}");
+    // The wish is kept, wherever it is that leads there.
+    run("/c").exits(5).says("is to be left alone");
+    assert_eq!(asked(&busy), ["/hello"]);
+    run("/b").exits(0);
+    assert_eq!(asked(&redirector), ["/a", "/c", "/b"]);
+}
+
 /// A URL that failed often, or cannot succeed, is asked after the others, and no less.
 #[test]
 fn what_failed_lately_comes_last() {

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use store_index::watch::{Progress, Watch};
@@ -19,7 +20,7 @@ use crate::net::{Access, BodySink, BodyStart, Client, Limits, NetClass, NetError
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
-use crate::state::{Claim, Partial, Parts, SPOOL_ABOVE_BYTES};
+use crate::state::{Claim, Failures, Partial, Parts, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
@@ -34,6 +35,7 @@ pub(crate) struct Downloader {
     limits: Limits,
     access: Arc<Access>,
     client: Option<Client>,
+    failures: Arc<Failures>,
 }
 
 /// Why a download did not land.
@@ -49,6 +51,8 @@ pub(crate) enum DownloadError {
         retry: Option<Retry>,
         /// Whether the host is the cause, whatever it is asked for.
         of_host: bool,
+        /// Where a redirect had led, if that is what failed.
+        redirected_to: Option<Box<SourceUrl>>,
     },
     /// The staging file cannot be written or read.
     Write(io::Error),
@@ -59,12 +63,18 @@ pub(crate) enum DownloadError {
 }
 
 impl Downloader {
-    pub(crate) const fn new(limits: Limits, access: Arc<Access>) -> Self {
+    pub(crate) fn new(limits: Limits, access: Arc<Access>) -> Self {
         Self {
             limits,
             access,
             client: None,
+            failures: Arc::default(),
         }
+    }
+
+    /// Tells it which hosts are to be left alone.
+    pub(crate) fn set_failures(&mut self, failures: Failures) {
+        self.failures = Arc::new(failures);
     }
 
     /// Returns the network stack.
@@ -182,6 +192,7 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
+            failures: Arc::clone(&self.failures),
             parts: None,
             hashed_bytes: 0,
             interrupt: watch.interrupt,
@@ -229,6 +240,7 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
+            failures: Arc::clone(&self.failures),
             parts: None,
             hashed_bytes: 0,
             interrupt: watch.interrupt,
@@ -301,6 +313,7 @@ impl DownloadError {
             reason: reason.into(),
             retry: None,
             of_host: false,
+            redirected_to: None,
         }
     }
 
@@ -312,10 +325,12 @@ impl DownloadError {
                 reason,
                 retry,
                 of_host,
+                redirected_to,
             } => Self::Trouble {
                 reason: explain(reason),
                 retry,
                 of_host,
+                redirected_to,
             },
             other => other,
         }
@@ -333,6 +348,7 @@ impl From<NetError> for DownloadError {
                 reason: error.to_string(),
                 retry: error.retry(),
                 of_host: error.is_of_host(),
+                redirected_to: error.redirected_to().cloned().map(Box::new),
             },
         }
     }
@@ -361,6 +377,7 @@ struct Landing<'a> {
     is_mixed: bool,
     /// What stays free on the disk, if that was configured.
     reserve: Option<u64>,
+    failures: Arc<Failures>,
     /// What was there became part of the whole.
     went_on: bool,
     /// The room beside the output, while the spool is the room.
@@ -536,6 +553,10 @@ fn is_on_one_disk(one: &File, other: &File) -> bool {
 }
 
 impl BodySink for Landing<'_> {
+    fn left_alone(&self, url: &SourceUrl) -> Option<Duration> {
+        self.failures.pause(url)
+    }
+
     fn start(&mut self, start: &BodyStart) -> io::Result<()> {
         if let Some(length) = start.length_bytes {
             self.progress.set_total(length);

@@ -123,6 +123,12 @@ pub enum NetError {
         /// For example "too many open files".
         reason: String,
     },
+    /// A redirect led to a host that wants to be left alone, as it has told before.
+    #[error("its host is to be left alone for {} s", pause.as_secs())]
+    LeftAlone {
+        /// For how long yet.
+        pause: Duration,
+    },
     /// An error of another URL, to which the one asked for had led.
     #[error("redirected to {url}: {error}")]
     Redirected {
@@ -207,6 +213,7 @@ impl NetError {
             | Self::Stall { .. }
             | Self::Short { .. }
             | Self::Other { .. } => retry(false, None),
+            Self::LeftAlone { pause } => retry(false, Some(pause)),
             Self::Dns { ref reason } if reason != NAME_NOT_FOUND => retry(false, None),
             Self::Status { code, retry_after } => match code {
                 429 | 503 => retry(true, retry_after),
@@ -227,6 +234,14 @@ impl NetError {
             Self::Tls { .. } | Self::Timeout { .. } => true,
             Self::Status { code, .. } => matches!(code, 429 | 500..=599),
             _ => false,
+        }
+    }
+
+    /// Returns the URL that failed, if a redirect had led to another than the one asked for.
+    pub fn redirected_to(&self) -> Option<&SourceUrl> {
+        match self {
+            Self::Redirected { url, .. } => Some(url),
+            _ => None,
         }
     }
 

@@ -133,6 +133,10 @@ impl Default for Limits {
 
 /// Takes a body as it comes. An error ends the transfer as [`NetError::Sink`].
 pub trait BodySink {
+    /// Returns how long the host of a URL to which a redirect leads is to be left alone, if it is.
+    fn left_alone(&self, _url: &SourceUrl) -> Option<Duration> {
+        None
+    }
     /// Called once, on the calling thread, when the server has answered 200 or 206 and before the first byte. A body
     /// that begins at 0 replaces whatever was there.
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
@@ -285,6 +289,9 @@ impl Client {
                 (code, Some(_)) if range::is_about_range(code) => resume = None,
                 (code, _) if is_redirect(code) => {
                     route.follow(headers.get(LOCATION).map(HeaderValue::as_bytes))?;
+                    if let Some(pause) = sink.left_alone(route.current()) {
+                        return Err(NetError::LeftAlone { pause });
+                    }
                 }
                 (code, asked) => {
                     if asked.is_some() && (500..=599).contains(&code) {

@@ -60,7 +60,7 @@ struct Count {
 
 /// How asking a URL ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum Outcome<'a> {
     /// It brought the content.
     Good,
     /// It does not have it, or has something else.
@@ -71,6 +71,8 @@ pub(crate) enum Outcome {
         counts: bool,
         /// The host is the cause, whatever it is asked for.
         of_host: bool,
+        /// Where a redirect had led, if the host is that one.
+        redirected_to: Option<&'a SourceUrl>,
         /// How long the server wants to be left alone.
         pause: Option<Duration>,
     },
@@ -165,7 +167,7 @@ impl Failures {
         }
     }
 
-    fn apply(&mut self, url: &SourceUrl, address: &ContentAddress, outcome: &Outcome) {
+    fn apply(&mut self, url: &SourceUrl, address: &ContentAddress, outcome: &Outcome<'_>) {
         let now = seconds_now();
         self.set_clock_back(now);
         let (host, url) = (host_key(url), url_key(url, address));
@@ -184,8 +186,10 @@ impl Failures {
             Outcome::Failed {
                 counts,
                 of_host,
+                redirected_to,
                 pause,
             } => {
+                let host = redirected_to.map_or(host, host_key);
                 if counts {
                     self.urls.entry(url).or_default().add(1.0, now);
                 }
@@ -231,7 +235,7 @@ impl State {
         known: &Failures,
         url: &SourceUrl,
         address: &ContentAddress,
-        outcome: &Outcome,
+        outcome: &Outcome<'_>,
     ) {
         let is_news = match outcome {
             Outcome::Good => {
@@ -311,9 +315,10 @@ mod tests {
         SourceUrl::parse(text).unwrap()
     }
 
-    const FAILED: Outcome = Outcome::Failed {
+    const FAILED: Outcome<'_> = Outcome::Failed {
         counts: true,
         of_host: false,
+        redirected_to: None,
         pause: None,
     };
 
@@ -355,6 +360,7 @@ mod tests {
             let of_host = Outcome::Failed {
                 counts: true,
                 of_host: true,
+                redirected_to: None,
                 pause: None,
             };
             failures.apply(&url(&format!("http://bad/{path}")), &address(), &of_host);
@@ -369,6 +375,7 @@ mod tests {
         let pause = |seconds| Outcome::Failed {
             counts: false,
             of_host: true,
+            redirected_to: None,
             pause: Some(Duration::from_secs(seconds)),
         };
         failures.apply(&a, &address(), &pause(1 << 40));
@@ -387,6 +394,7 @@ mod tests {
         let pause = Outcome::Failed {
             counts: true,
             of_host: true,
+            redirected_to: None,
             pause: Some(Duration::from_secs(60)),
         };
         for _ in 0..3 {
