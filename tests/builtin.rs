@@ -2,79 +2,29 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use fetcher::builtin::Settings;
-use fetcher::cli::Environment;
 use fetcher::configuration::{Configuration, ConfiguredLimits};
 use fetcher::error::ErrorKind;
-use fetcher::fetch;
-use fetcher::report::{Attempt, AttemptResult, Listener, Report};
-use fetcher::request::{Request, Target};
-use fetcher::source_url::SourceUrl;
+use fetcher::report::{AttemptResult, Report};
+use fetcher::request::Request;
 use store_index::address::Method;
-use store_index::hash_text;
-use store_index::watch::{NoProgress, Watch};
 
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, lacks, mode, names_in, nar_sri, noise, sri};
-
-struct Silence;
-
-impl Listener for Silence {
-    fn warning(&self, _message: &str) {}
-    fn loud_warning(&self, _message: &str) {}
-    fn attempt(&self, _attempt: &Attempt) {}
-}
+use crate::support::{Outcome, TestEnv, daemon, lacks, mode, names_in, nar_sri, noise, sri};
 
 fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Request {
-    let hash = hash_text::parse(hash, None).unwrap();
-    Request {
-        form: hash.form,
-        address: hash.into_address(Some(method)).unwrap(),
-        name: Some("hello".to_owned()),
-        item_names: Vec::new(),
-        asked_names: vec!["hello".to_owned()],
-        urls: urls
-            .iter()
-            .map(|url| SourceUrl::parse(url).unwrap())
-            .collect(),
-        hashed_urls: Vec::new(),
-        mirror_sites: fetcher::mirrors::MirrorSites::default(),
-        git: None,
-        executable: false,
-        unpack: false,
-        target: Target::Given(env.out("given")),
-    }
+    daemon::request(env, method, hash, "hello", urls)
 }
 
 /// A store of nothing, and one folder.
 fn deliver(env: &TestEnv, request: &Request) -> Report {
+    fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
     deliver_with(env, request, Configuration::default())
 }
 
 fn deliver_with(env: &TestEnv, request: &Request, configuration: Configuration) -> Report {
-    fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let variable = |name: &str| match name {
-        "NIX_STORE" => Some(env.path("store").into()),
-        "FETCH_MEDIA" => Some(env.path("folder").into()),
-        _ => None,
-    };
-    let settings = Settings::read(
-        &Environment {
-            variables: &variable,
-            configuration,
-        },
-        "/nowhere",
-    )
-    .unwrap();
-    let interrupt = AtomicBool::new(false);
-    let watch = Watch {
-        interrupt: &interrupt,
-        progress: &NoProgress,
-    };
-    let places = settings.places(false).unwrap();
-    fetch::run(request, &places, &settings.policy(), &Silence, watch)
+    let variables = [("FETCH_MEDIA", env.path("folder").into())];
+    daemon::deliver_with(env, request, &variables, configuration)
 }
 
 fn private(path: &Path) {
@@ -174,20 +124,10 @@ fn a_wrong_body_needs_no_room_for_temporary_files() {
     assert_eq!(env.output("given"), b"right");
 }
 
-/// A wrong body that fills the disk is given up for one that may be right.
-#[test]
-fn a_wrong_body_makes_room_where_the_disk_is_full() {
-    let name = "builtin::a_wrong_body_makes_room_where_the_disk_is_full";
-    if lacks(name, &["mount", "umount"], true) {
-        return;
-    }
-    let env = TestEnv::new();
-    let (wrong, right) = (noise(1, 3 << 20), noise(2, 3 << 20));
-    let server = Server::with("/wrong", Answer::body(&wrong));
-    server.route("/right", Answer::body(&right));
-    let urls = ["/wrong", "/right"].map(|path| server.url(path));
+/// Builds where the output's file system has 5 MiB; standard output is what the output has then.
+fn build_on_a_small_disk(env: &TestEnv, hash: &str, urls: &[String]) -> Outcome {
     let small = env.path("small");
-    fs_err::create_dir(&small).unwrap();
+    fs_err::create_dir_all(&small).unwrap();
     let script = "mount -t tmpfs -o size=5m none \"$1\" && shift && \"$@\" && cat \"$out\"";
     let shell = [
         "--mount",
@@ -198,8 +138,7 @@ fn a_wrong_body_makes_room_where_the_disk_is_full() {
         script,
         "sh",
     ];
-    let outcome = env
-        .run(Path::new("unshare"), shell)
+    env.run(Path::new("unshare"), shell)
         .arg(&small)
         .arg(env!("CARGO_BIN_EXE_fetch"))
         .arg("builder")
@@ -207,12 +146,30 @@ fn a_wrong_body_makes_room_where_the_disk_is_full() {
         .variable("name", "hello")
         .variable("out", small.join("given"))
         .variable("urls", urls.join(" "))
-        .variable("outputHash", sri(&right))
+        .variable("outputHash", hash)
         .variable("outputHashMode", "flat")
         .go()
         .exits(0)
-        .says("is given up");
-    assert_eq!(outcome.stdout, String::from_utf8_lossy(&right));
+}
+
+/// A wrong body that fills the disk is given up for one that may be right, and left if none comes.
+#[test]
+fn a_wrong_body_makes_room_where_the_disk_is_full() {
+    let name = "builtin::a_wrong_body_makes_room_where_the_disk_is_full";
+    if lacks(name, &["mount", "unshare"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let (wrong, right) = (noise(1, 3 << 20), noise(2, 3 << 20));
+    let server = Server::with("/wrong", Answer::body(&wrong));
+    server.route("/right", Answer::body(&right));
+    let urls = ["/wrong", "/right", "/gone"].map(|path| server.url(path));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let outcome = build_on_a_small_disk(&env, &sri(&right), &urls).says("is given up");
+    assert!(outcome.stdout == text(&right));
+    let urls = [urls[0].clone(), urls[2].clone()];
+    let outcome = build_on_a_small_disk(&env, &sri(&right), &urls).says("is left to Nix");
+    assert!(outcome.stdout == text(&wrong));
 }
 
 #[test]

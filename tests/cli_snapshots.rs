@@ -127,7 +127,8 @@ fn help() {
               An index, or a folder of indexes; its root counts as named too
 
           --media <DIR>
-              A folder or medium [default: discs, images of discs and removable disks that are mounted]
+              A folder or medium; a network or FUSE mount below it must be named itself [default: discs,
+              images of discs and removable disks that are mounted]
 
           --mirror <URL>
               A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix
@@ -265,8 +266,9 @@ fn help() {
           --store <DIR[=REAL]>    A store; paths are computed with DIR, files read below REAL [default:
                                   $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
           --index <DIR>           An index, or a folder of indexes; its root counts as named too
-          --media <DIR>           A folder or medium [default: discs, images of discs and removable
-                                  disks that are mounted]
+          --media <DIR>           A folder or medium; a network or FUSE mount below it must be named
+                                  itself [default: discs, images of discs and removable disks that are
+                                  mounted]
           --mirror <URL>          A server that names files by their hashes: ALGORITHM/HEX,
                                   ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
           --archive <NAME[=URL]>  A public archive, asked last, which tells it the hash:
@@ -345,8 +347,9 @@ fn help() {
           --store <DIR[=REAL]>    A store; paths are computed with DIR, files read below REAL [default:
                                   $NIX_STORE_DIR, $NIX_STORE, /gnu/store, /nix/store]
           --index <DIR>           An index, or a folder of indexes; its root counts as named too
-          --media <DIR>           A folder or medium [default: discs, images of discs and removable
-                                  disks that are mounted]
+          --media <DIR>           A folder or medium; a network or FUSE mount below it must be named
+                                  itself [default: discs, images of discs and removable disks that are
+                                  mounted]
           --mirror <URL>          A server that names files by their hashes: ALGORITHM/HEX,
                                   ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs
           --archive <NAME[=URL]>  A public archive, asked last, which tells it the hash:

@@ -302,3 +302,101 @@ fn keys_of_the_network() {
         .exits(6);
     holder.wait().exits(0);
 }
+
+#[test]
+fn how_much_is_said_is_decided_where_it_is_said_first() {
+    let env = TestEnv::new();
+    let hash = sri(b"nowhere");
+    fs_err::create_dir(env.path("folder")).unwrap();
+    let says = |file: &str, variables: &[(&str, &str)], options: &[&str]| {
+        env.write("config/fetch/fetch.toml", file);
+        let mut run = env
+            .fetch_hash(&hash)
+            .args(["--offline", "--name", "x", "--media"])
+            .arg(env.path("folder"))
+            .args(options);
+        for (name, value) in variables {
+            run = run.variable(name, value);
+        }
+        run.go().exits(3).stderr.contains("folder: absent")
+    };
+    let (quiet, verbose) = ("quiet = true\n", "verbose = true\n");
+    assert!(!says("", &[], &[]));
+    assert!(says(verbose, &[], &[]));
+    assert!(says(quiet, &[("FETCH_VERBOSE", "1")], &[]));
+    assert!(!says(verbose, &[("FETCH_QUIET", "1")], &[]));
+    assert!(says(verbose, &[("FETCH_QUIET", "0")], &[]));
+    assert!(!says(verbose, &[("FETCH_VERBOSE", "0")], &[]));
+    assert!(says(quiet, &[("FETCH_QUIET", "1")], &["-v"]));
+    assert!(!says(verbose, &[("FETCH_VERBOSE", "1")], &["-q"]));
+}
+
+/// A mistake must neither stop the builds nor let them do what the file may forbid.
+#[test]
+fn in_builds_a_mistake_in_the_systems_file_allows_nothing() {
+    if lacks(
+        "a mistake in the system's file",
+        &["unshare", "mount"],
+        true,
+    ) {
+        return;
+    }
+    let env = TestEnv::new();
+    env.open_to_everybody();
+    fs_err::create_dir(env.path("store")).unwrap();
+    let content = noise(3, 300);
+    let folder = folder_with(&env, "folder", &content);
+    let server = Server::with("/hello-1.0.tar", Answer::body(&content));
+    let build = |file: &str, offline: &str| {
+        drop(fs_err::remove_file(env.out("made")));
+        let file = env.write("system.toml", file);
+        env.fetch(["builder"])
+            .with_system_file(&file)
+            .variable("NIX_STORE", env.path("store"))
+            .variable("FETCH_OFFLINE", offline)
+            .variable("out", env.out("made"))
+            .variable("name", "made")
+            .variable("outputHash", sri(&content))
+            .variable("url", server.url("/hello-1.0.tar"))
+            .go()
+    };
+    let media = format!("media = ['{folder}']\n");
+    // What is right counts, before and after what is wrong.
+    build(&format!("guix = 3\n{media}offline = true\n"), "")
+        .exits(0)
+        .says("/etc/fetch/fetch.toml:1: guix")
+        .says("not downloaded");
+    for (wrong, told) in [
+        ("media = 3\noffline = true\n", ":1: media"),
+        ("offline = yes\n", "offline stands there and cannot be read"),
+        ("stores = [\noffline = true\n", "offline stands there"),
+        ("\u{0}\n", "fetch.toml:1:"),
+    ] {
+        let outcome = build(wrong, "");
+        if wrong.contains("offline") {
+            outcome.exits(1).says(told);
+            assert_eq!(server.connections(), 0, "{wrong}");
+        } else {
+            outcome.exits(0).says(told);
+        }
+    }
+    let before = server.connections();
+    // The daemon's environment goes before the file.
+    build("offline = yes\n", "0").exits(0);
+    assert_eq!(server.connections(), before + 1);
+    // What cannot be read at all may forbid it.
+    let invalid = env.path("invalid.toml");
+    fs_err::write(&invalid, b"\xff\xfe").unwrap();
+    drop(fs_err::remove_file(env.out("made")));
+    env.fetch(["builder"])
+        .with_system_file(&invalid)
+        .variable("NIX_STORE", env.path("store"))
+        .variable("out", env.out("made"))
+        .variable("name", "made")
+        .variable("outputHash", sri(&content))
+        .variable("url", server.url("/hello-1.0.tar"))
+        .go()
+        .exits(1)
+        .says("may say that no socket is to be opened");
+    assert_eq!(server.connections(), before + 1);
+}

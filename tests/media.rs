@@ -733,3 +733,76 @@ fn an_interrupted_reading_goes_on_where_it_was() {
         "{done:#}"
     );
 }
+
+/// The disc of a mirror, in a folder of the site's name or as the site itself has it: found by path, not by searching.
+#[test]
+fn mirror_trees_are_found_by_the_path_of_a_mirror_url() {
+    let env = TestEnv::new();
+    let cpan = "authors/id/A/AB/ABC/Some-Thing-1.0.tar.gz";
+    let pool = "pool/main/libs/libsome/libsome_1.0.orig.tar.gz";
+    for (disc, folder, url) in [
+        ("of-many", "cpan/", format!("mirror://cpan/{cpan}")),
+        ("of-cpan", "", format!("mirror://cpan/{cpan}")),
+        ("of-debian", "", format!("mirror://debian/{pool}")),
+        ("of-both", "debian/", format!("mirror://debian/{pool}")),
+    ] {
+        let (_, path) = url["mirror://".len()..].split_once('/').unwrap();
+        let content = format!("what is wanted on the disc {disc}\n");
+        let file = env.write(format!("{disc}/{folder}{path}"), &content);
+        // A search would meet it first, and it would cost an attempt.
+        let name = file.file_name().unwrap().to_str().unwrap();
+        env.write(format!("{disc}/0/{name}"), "something else\n");
+        let report = env
+            .fetch_hash(sri(content.as_bytes()))
+            .args(["--offline", "-o", disc, &url, "--media"])
+            .arg(env.path(disc))
+            .json(0);
+        assert_eq!(report.location(), text(&file));
+        let attempts = report.object["attempts"].as_array().unwrap();
+        let of_media = attempts.iter().filter(|attempt| attempt["kind"] == "media");
+        assert_eq!(of_media.count(), 1, "{}", report.object);
+        assert_eq!(env.output(disc), content.as_bytes());
+    }
+}
+
+/// How much is read of how much, and how long it will take. It can be broken off.
+#[test]
+fn reading_a_whole_medium_shows_a_bar_with_the_time_left() {
+    let test = "reading_a_whole_medium_shows_a_bar_with_the_time_left";
+    if lacks(test, &["script", "timeout", "stty"], false) {
+        return;
+    }
+    let env = TestEnv::new();
+    // Nothing on the disk, and more to read than the test has time for.
+    fs_err::create_dir(env.path("m")).unwrap();
+    let big = fs_err::File::create(env.path("m/big")).unwrap();
+    big.set_len(200 << 30).unwrap();
+    let command = format!(
+        "stty cols 200 && exec timeout --foreground -s INT 2 {} update --hash-all --media m --index index --progress bar",
+        text(crate::support::store_index_program())
+    );
+    let output = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .current_dir(env.path(""))
+        .env("HOME", env.path("home"))
+        .env("TERM", "xterm")
+        .output()
+        .unwrap();
+    let screen = String::from_utf8_lossy(&output.stdout);
+    let bars = screen
+        .split('\r')
+        .filter(|line| line.contains("/200.00 GiB"));
+    // "… 512.00 MiB/200.00 GiB 1.02 GiB/s 3m"
+    let time_left = |line: &str| {
+        let (_, left) = line.rsplit_once("/s ")?;
+        let end = left.find(|c: char| !c.is_ascii_digit())?;
+        (end > 0).then(|| "smhd".contains(&left[end..=end]))
+    };
+    assert!(
+        bars.clone().any(|line| time_left(line) == Some(true)),
+        "no bar with the time left: {screen:?}"
+    );
+    // `timeout` ended it, and it ended in good order.
+    assert!(screen.contains("interrupted"), "{screen:?}");
+    assert_eq!(output.status.code(), Some(124), "{screen:?}");
+}

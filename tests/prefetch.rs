@@ -591,3 +591,74 @@ fn an_ordinary_user_fills_the_store_through_the_daemon() {
     let outcome = run(&["prefetch", "--no-media", "--name", "third", &url]).exits(7);
     drop(outcome.says("nix-store could not do it"));
 }
+
+/// A configuration speaks of what is often there, and the environment of what is there now.
+#[test]
+fn a_configured_store_that_is_absent_or_elsewhere_is_passed_over() {
+    if lacks("a_configured_store_that_is_absent", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let content = noise(9, 50);
+    let server = Server::with("/a", Answer::body(&content));
+    env.write(
+        "config/fetch/fetch.toml",
+        format!(
+            "stores = ['/absent/store', '/nix/store={}', '{}']\n",
+            env.path("out").display(),
+            env.path("tmp").display()
+        ),
+    );
+    let outcome = prefetch(&env, &store).arg(server.url("/a")).go().exits(0);
+    let path = Path::new(outcome.stdout.lines().next().unwrap());
+    assert_eq!(path.parent(), Some(&*store.dir()), "{outcome}");
+    // Named on the command line, one at home counts, whichever it is.
+    let elsewhere = format!("/nix/store={}", env.path("out").display());
+    let outcome = prefetch(&env, &store)
+        .args(["--store", &elsewhere, "--store"])
+        .arg(store.dir())
+        .arg(server.url("/a"))
+        .go()
+        .exits(0);
+    assert_eq!(Path::new(outcome.stdout.lines().next().unwrap()), path);
+}
+
+/// A signal of the terminal reaches the store's tool too, whose end is then no trouble of this machine.
+#[test]
+fn an_interruption_while_the_store_is_asked_is_one() {
+    let env = TestEnv::new();
+    let content = noise(10, 50);
+    env.write("folder/hello", &content);
+    let asked = env.path("tmp/asked");
+    let tool = env.write(
+        "tools/nix-store",
+        format!("#!/bin/sh\n: >'{}'\nexec sleep 60\n", asked.display()),
+    );
+    fs_err::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        env.path("tools").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let fetch = env
+        .fetch(["--offline", "--no-store", "--add", "--name", "hello"])
+        .args(["--hash", &sri(&content), "-o", "hello", "--media"])
+        .arg(env.path("folder"));
+    let prefetch = env
+        .fetch(["prefetch", "--offline", "--name", "hello"])
+        .args(["--hash", &sri(&content)]);
+    for run in [fetch, prefetch] {
+        drop(fs_err::remove_file(&asked));
+        let mut running = run
+            .variable("PATH", &path)
+            .variable("NIX_STORE_DIR", env.path("out"))
+            .start();
+        while !asked.exists() {
+            assert!(running.is_running(), "{}", running.wait());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        running.signal(rustix::process::Signal::INT);
+        running.wait().exits(130);
+    }
+}

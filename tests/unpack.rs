@@ -6,24 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use fetcher::builtin::Settings;
-use fetcher::cli::Environment;
 use fetcher::error::ErrorKind;
-use fetcher::fetch;
-use fetcher::report::{Attempt, Listener, Report};
-use fetcher::request::{Request, Target};
-use fetcher::source_url::SourceUrl;
+use fetcher::report::Report;
 use store_index::address::Method;
 use store_index::beneath::Node;
 use store_index::digest::Algorithm;
-use store_index::hash_text;
 use store_index::nar::{Encoder, NarHasher};
 use store_index::tree;
 use store_index::watch::{NoProgress, Progress, Unit, Watch};
 
 use crate::support::nix::{NIX, NixStore};
 use crate::support::server::{Answer, Server};
-use crate::support::{Outcome, TestEnv, lacks, mode, names_in, nar_sri, noise, sri};
+use crate::support::{Outcome, TestEnv, daemon, lacks, mode, names_in, nar_sri, noise, sri};
 
 /// A hash that nothing has.
 const NOTHING: &str = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -837,45 +831,11 @@ fn what_cannot_go_together_is_said() {
     assert!(env.outputs().is_empty());
 }
 
-struct Silence;
-
-impl Listener for Silence {
-    fn warning(&self, _message: &str) {}
-    fn loud_warning(&self, _message: &str) {}
-    fn attempt(&self, _attempt: &Attempt) {}
-}
-
 /// Unpacks into an output that a daemon gave.
 fn deliver(env: &TestEnv, hash: &str, urls: &[String]) -> Report {
-    let hash = hash_text::parse(hash, None).unwrap();
-    let request = Request {
-        form: hash.form,
-        address: hash.into_address(Some(Method::Nar)).unwrap(),
-        name: Some("source".to_owned()),
-        item_names: Vec::new(),
-        asked_names: vec!["source".to_owned()],
-        urls: urls
-            .iter()
-            .map(|url| SourceUrl::parse(url).unwrap())
-            .collect(),
-        hashed_urls: Vec::new(),
-        mirror_sites: fetcher::mirrors::MirrorSites::default(),
-        git: None,
-        executable: false,
-        unpack: true,
-        target: Target::Given(env.out("given")),
-    };
-    let variable = |name: &str| (name == "NIX_STORE").then(|| env.path("store").into());
-    let settings = Settings::read(
-        &Environment {
-            variables: &variable,
-            configuration: fetcher::configuration::Configuration::default(),
-        },
-        "/nowhere",
-    )
-    .unwrap();
-    let places = settings.places(false).unwrap();
-    watch(|watch| fetch::run(&request, &places, &settings.policy(), &Silence, watch))
+    let mut request = daemon::request(env, Method::Nar, hash, "source", urls);
+    request.unpack = true;
+    daemon::deliver(env, &request, &[])
 }
 
 #[test]

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use store_index::beneath::Beneath;
-use store_index::index::{self, Index};
+use store_index::index::Index;
 use store_index::media::{self, Medium, Remembered};
 use store_index::mounts::MountPattern;
 use store_index::places::is_in_place;
 use store_index::root::RootId;
 
-use crate::places::MediumPlace;
+use crate::places::{MediumPlace, usual_dirs};
 
 /// Media that nobody named.
 #[derive(Debug, Default)]
@@ -69,12 +69,7 @@ impl Discs {
     pub(crate) fn indexes_of(&self, medium: &Medium, warnings: &mut Vec<String>) -> Vec<Index> {
         self.known.borrow_mut().insert(medium.root.id());
         let mut indexes = self.take_named(medium.root.id());
-        let usual = if self.system_only {
-            index::system_dirs(&medium.root)
-        } else {
-            index::default_dirs(&medium.root)
-        };
-        for directory in usual {
+        for directory in usual_dirs(&medium.root, self.system_only) {
             // The index on the medium was found by its path.
             if is_in_place(&directory) {
                 continue;
@@ -124,17 +119,15 @@ impl Discs {
         if !self.discover && indexes.is_empty() {
             return None;
         }
-        let (root, usual) = if self.system_only {
-            let root = Beneath::open_public(&medium.real);
-            (root, index::system_dirs(&medium.root))
+        let root = if self.system_only {
+            Beneath::open_public(&medium.real)
         } else {
-            let root = Beneath::open(&medium.real);
-            (root, index::default_dirs(&medium.root))
+            Beneath::open(&medium.real)
         };
         let root = root.ok()?;
         let mut trouble = None;
         let on_it = medium.real.join(store_index::places::IN_PLACE_DIR);
-        let usual = usual.into_iter();
+        let usual = usual_dirs(&medium.root, self.system_only).into_iter();
         for directory in [on_it]
             .into_iter()
             .chain(usual.filter(|dir| !is_in_place(dir)))

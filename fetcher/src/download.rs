@@ -16,7 +16,10 @@ use store_index::watch::{Progress, Watch};
 
 use crate::disk;
 use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
-use crate::net::{Access, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry};
+use crate::net::{
+    self, Access, BodySink, BodyStart, Client, Delivered, Limits, NetClass, NetError, Resume,
+    Retry, Trust,
+};
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
@@ -35,6 +38,12 @@ pub(crate) struct Downloader {
     limits: Limits,
     access: Arc<Access>,
     client: Option<Client>,
+    /// Servers that nothing vouches for may be asked, where nothing secret is told to them.
+    may_trust_anybody: bool,
+    /// Asks those.
+    trusting: Option<Client>,
+    /// The last answer came from one.
+    came_from_anybody: bool,
     failures: Arc<Failures>,
 }
 
@@ -68,8 +77,22 @@ impl Downloader {
             limits,
             access,
             client: None,
+            may_trust_anybody: false,
+            trusting: None,
+            came_from_anybody: false,
             failures: Arc::default(),
         }
+    }
+
+    /// Lets it ask servers that nothing vouches for: the hash must be one that nobody can forge.
+    pub(crate) const fn trusting_anybody(mut self, yes: bool) -> Self {
+        self.may_trust_anybody = yes;
+        self
+    }
+
+    /// Returns true if nothing vouched for the server that answered last.
+    pub(crate) const fn came_from_anybody(&self) -> bool {
+        self.came_from_anybody
     }
 
     /// Tells it which hosts are to be left alone.
@@ -83,7 +106,10 @@ impl Downloader {
             Some(client) => client,
             none => {
                 let access = Arc::clone(&self.access);
-                none.insert(Client::with_access(self.limits, access).map_err(DownloadError::from)?)
+                none.insert(
+                    Client::with_access(Trust::Verified, self.limits, access)
+                        .map_err(DownloadError::from)?,
+                )
             }
         })
     }
@@ -197,6 +223,7 @@ impl Downloader {
             hashed_bytes: 0,
             interrupt: watch.interrupt,
             has_validator: false,
+            has_begun: false,
             is_mixed: false,
             went_on: false,
             beside: None,
@@ -245,6 +272,7 @@ impl Downloader {
             hashed_bytes: 0,
             interrupt: watch.interrupt,
             has_validator: false,
+            has_begun: false,
             is_mixed: false,
             went_on: false,
             beside: None,
@@ -275,8 +303,7 @@ impl Downloader {
             there: &there,
             validator_of: &validator_of,
         });
-        let client = self.client()?;
-        let mut got = client.get(url, resume, landing, watch.interrupt);
+        let mut got = self.get_trusting(url, resume, landing, watch)?;
         if let Err(error) = &got {
             landing.forget_what_has_no_end(error);
         }
@@ -285,10 +312,42 @@ impl Downloader {
                 "there is no room for partial downloads: {url} is asked for the whole, which lands beside the output"
             ));
             landing.leave_spool();
-            got = client.get(url, None, landing, watch.interrupt);
+            got = self.get_trusting(url, None, landing, watch)?;
         }
         got?;
         landing.is_whole().map_err(own_error)
+    }
+
+    /// Asks once more without verification if that is what it failed for, and nothing is lost by it.
+    fn get_trusting(
+        &mut self,
+        url: &SourceUrl,
+        resume: Option<Resume<'_>>,
+        landing: &mut Landing<'_>,
+        watch: Watch<'_>,
+    ) -> Result<Result<Delivered, NetError>, DownloadError> {
+        self.came_from_anybody = false;
+        let answer = self.client()?.get(url, resume, landing, watch.interrupt);
+        match answer {
+            Err(error)
+                if self.may_trust_anybody
+                    && error.is_of_trust()
+                    && !landing.has_begun
+                    && !net::has_credentials(url, &self.access) =>
+            {
+                watch.progress.note(&format!(
+                    "warning: {url}: {error}; it is asked again without verification, since the hash decides"
+                ));
+                self.came_from_anybody = true;
+                let access = Arc::clone(&self.access);
+                let client = match &mut self.trusting {
+                    Some(client) => client,
+                    none => none.insert(Client::with_access(Trust::Anybody, self.limits, access)?),
+                };
+                Ok(client.get(url, resume, landing, watch.interrupt))
+            }
+            answer => Ok(answer),
+        }
     }
 
     /// Returns the most bytes that a download may have, and what is unpacked from one.
@@ -373,6 +432,8 @@ struct Landing<'a> {
     interrupt: &'a AtomicBool,
     /// Whether the server gives what tells versions of its file apart.
     has_validator: bool,
+    /// A server has answered with a body.
+    has_begun: bool,
     /// It came over several connections without that.
     is_mixed: bool,
     /// What stays free on the disk, if that was configured.
@@ -569,6 +630,7 @@ impl BodySink for Landing<'_> {
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
         self.has_validator = start.validator.is_some();
+        self.has_begun = true;
         if self.room.is_in_spool()
             && let Some(claim) = self.claim
         {

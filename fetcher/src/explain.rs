@@ -131,6 +131,9 @@ fn ruled(candidates: &[Candidate], rules: &Rules) -> (bool, Vec<String>) {
 fn size(candidate: &Candidate) -> Option<u64> {
     match &candidate.place {
         CandidatePlace::Local { root, path, .. } => {
+            if root.may_hang(path) {
+                return None;
+            }
             let metadata = fs_err::symlink_metadata(root.path().join(path)).ok()?;
             metadata.is_file().then_some(metadata.len())
         }

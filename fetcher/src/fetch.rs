@@ -48,6 +48,8 @@ pub struct Policy {
     pub lock: LockPolicy,
     /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
     pub leave_wrong: bool,
+    /// Ask servers whose certificates are not in order too, if the hash is a strong one and nothing secret is told.
+    pub trust_anybody: bool,
     /// Which URLs may be asked, and with which passwords.
     pub access: Arc<Access>,
     /// Keep complete wrong bodies in this folder.

@@ -135,7 +135,8 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access)),
+            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access))
+                .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,

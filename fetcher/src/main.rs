@@ -148,30 +148,31 @@ fn become_guix(args: &[OsString]) -> u8 {
     let named = match std::env::var_os(hand_over::VARIABLE).filter(|path| !path.is_empty()) {
         Some(named) => Some(named.into()),
         // What was named and cannot be read must not become another guix.
-        None => match Configuration::system() {
-            Ok((configuration, _)) => configuration.guix,
-            Err(error) => {
-                say(&format!("fetch: error: {error}"));
-                return exit_code::DAEMON_FAILURE;
+        None => {
+            let system = Configuration::system();
+            match (system.configuration.guix, system.mistake) {
+                (None, Some(error)) => {
+                    say(&format!("fetch: error: {error}"));
+                    return exit_code::DAEMON_FAILURE;
+                }
+                (guix, _) => guix,
             }
-        },
+        }
     };
     let error = hand_over::exec(named.as_deref(), args);
     say(&format!("fetch: error: {error}"));
     exit_code::DAEMON_FAILURE
 }
 
-/// What configures us when a daemon runs us: its environment and the system's file, no user's. A file that cannot be
-/// read must not fail builds that need nothing of it.
+/// What configures us when a daemon runs us: its environment and the system's file, no user's.
 fn for_daemon<'a>(variables: &'a dyn Fn(&str) -> Option<OsString>) -> Environment<'a> {
-    let (configuration, warnings) = Configuration::system()
-        .unwrap_or_else(|error| (Configuration::default(), vec![error.message]));
-    for warning in warnings {
+    let system = Configuration::system();
+    for warning in system.warnings {
         say(&format!("fetch: warning: {warning}"));
     }
     Environment {
         variables,
-        configuration,
+        configuration: system.configuration,
     }
 }
 

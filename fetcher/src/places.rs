@@ -10,7 +10,7 @@ use store_index::address::NarHash;
 use store_index::beneath::Beneath;
 use store_index::index::{self, Index, OpenError};
 use store_index::media::Medium;
-use store_index::mounts::MountPattern;
+use store_index::mounts::{MountPattern, warning_of_hanging};
 use store_index::places::is_in_place;
 use store_index::root::{Root, RootKind};
 use store_index::store_option::StoreOption;
@@ -263,6 +263,8 @@ impl Places {
             }));
         }
         for (identity, root) in media {
+            let warning = warning_of_hanging(root.path(), root.hanging());
+            places.warnings.extend(warning);
             let mut indexes = places.indexes_of(&identity, &mut indexes, named.builtin);
             if let Ok(medium) = Medium::at(root.path()) {
                 indexes.extend(places.discs.indexes_of(&medium, &mut places.warnings));
@@ -324,12 +326,7 @@ impl Places {
             of.id() == root.id() || (of.kind() == RootKind::Medium && of.path() == root.path())
         });
         *named = others;
-        let usual = if builtin {
-            index::system_dirs(root)
-        } else {
-            index::default_dirs(root)
-        };
-        for directory in usual {
+        for directory in usual_dirs(root, builtin) {
             match Index::open(&directory) {
                 // What lies on a medium is of that medium, whatever it says.
                 Ok(index) if is_in_place(&directory) || index.root().id() == root.id() => {
@@ -350,6 +347,15 @@ impl Places {
 
     fn warn_of(&mut self, error: &OpenError) {
         self.warnings.push(format!("{error}; {}", error.hint()));
+    }
+}
+
+/// Returns where the indexes of a root lie when nobody says otherwise; without those of a user for a daemon.
+pub(crate) fn usual_dirs(root: &Root, system_only: bool) -> Vec<PathBuf> {
+    if system_only {
+        index::system_dirs(root)
+    } else {
+        index::default_dirs(root)
     }
 }
 

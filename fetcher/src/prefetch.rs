@@ -126,21 +126,21 @@ pub fn add_output(
         ));
     };
     let path = store.path(&request.address, name);
-    if store.missing(std::slice::from_ref(&path))?.is_empty() {
-        return Ok(Added {
-            path,
-            present: true,
-        });
-    }
-    let folder = OwnFolder::new()?;
-    let content = folder.copy_output(request, output, name, watch)?;
-    let path = store
-        .add(&request.address, name, &content)
-        .map_err(|error| unless_interrupted(error, watch))?;
-    Ok(Added {
-        path,
-        present: false,
-    })
+    let add = || {
+        if store.missing(std::slice::from_ref(&path))?.is_empty() {
+            return Ok(Added {
+                path: path.clone(),
+                present: true,
+            });
+        }
+        let folder = OwnFolder::new()?;
+        let content = folder.copy_output(request, output, name, watch)?;
+        Ok(Added {
+            path: store.add(&request.address, name, &content)?,
+            present: false,
+        })
+    };
+    add().map_err(|error| unless_interrupted(error, watch))
 }
 
 /// A signal of the terminal ends the store's tools too, which is no fault of theirs.

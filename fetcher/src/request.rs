@@ -1,6 +1,7 @@
 //! What is wanted: parsed once, true ever after.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use store_index::address::ContentAddress;
 use store_index::hash_text::HashForm;
@@ -62,10 +63,19 @@ pub enum Target {
 }
 
 impl Request {
-    /// Returns true for the name in a store of the output that a daemon gave us. It is there while it is being made,
-    /// where an item with its name would be, and says nothing about what is known.
-    pub fn is_given_output(&self, base_name: &std::ffi::OsStr) -> bool {
-        matches!(&self.target, Target::Given(path) if path.file_name() == Some(base_name))
+    /// Returns true for the output that a daemon gave us, also where its store is mounted somewhere else. It is there
+    /// while it is being made, where an item with its name would be, and says nothing about what is known. The item of
+    /// that name in the store of another machine is an item.
+    pub fn is_given_output(&self, item: &Path) -> bool {
+        let Target::Given(output) = &self.target else {
+            return false;
+        };
+        let file = |path: &Path| {
+            let metadata = fs_err::symlink_metadata(path).ok()?;
+            Some((metadata.dev(), metadata.ino()))
+        };
+        output.file_name() == item.file_name()
+            && file(output).is_some_and(|own| file(item) == Some(own))
     }
 
     /// Returns the wanted hash as the user wrote it.

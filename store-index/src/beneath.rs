@@ -8,10 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::mounts::hanging_below;
 use crate::path_text::printable;
 
 /// The longest symbolic link target that is read, in bytes: Linux's own limit.
@@ -23,6 +25,8 @@ pub struct Beneath {
     directory: OwnedFd,
     path: PathBuf,
     reach: Reach,
+    /// Where something that may hang is mounted below, once that was asked for.
+    hanging: OnceLock<Vec<PathBuf>>,
 }
 
 /// What may be opened.
@@ -80,6 +84,7 @@ impl Beneath {
             directory,
             path: path.to_owned(),
             reach: Reach::Own,
+            hanging: OnceLock::new(),
         })
     }
 
@@ -117,6 +122,18 @@ impl Beneath {
         &self.path
     }
 
+    /// Returns where network file systems and the like are mounted below the root, relative to it. They were not named,
+    /// hang when their server is gone, and nothing is opened there.
+    pub fn hanging(&self) -> &[PathBuf] {
+        self.hanging.get_or_init(|| hanging_below(&self.path))
+    }
+
+    /// Returns true for what lies where something that may hang is mounted.
+    pub fn may_hang(&self, relative: &Path) -> bool {
+        let mut hanging = self.hanging().iter();
+        hanging.any(|mount_point| relative.starts_with(mount_point))
+    }
+
     /// Opens the root itself for listing.
     pub fn open_root(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -128,8 +145,13 @@ impl Beneath {
         .map_err(|error| name(&self.path, error))
     }
 
-    /// Opens a file, directory or symbolic link as [`Beneath::open_node`] does, or the root for an empty path.
+    /// Opens what is read as a whole: a file, symbolic link or directory as [`Beneath::open_node`] does, or the root for
+    /// an empty path. A directory in which something that may hang is mounted is an error.
     pub fn open_node_or_root(&self, relative: &Path) -> io::Result<Node> {
+        let mut hanging = self.hanging().iter();
+        if hanging.any(|mount_point| mount_point.starts_with(relative)) {
+            return Err(self.unfit(relative, "has a network or FUSE mount in it"));
+        }
         if relative.as_os_str().is_empty() {
             self.open_root().map(Node::Directory)
         } else {
@@ -144,6 +166,19 @@ impl Beneath {
             Node::Directory(_) => Err(self.unfit(relative, "is a directory, not a file")),
             Node::Symlink(_) => Err(self.unfit(relative, "is a symbolic link, not a file")),
         }
+    }
+
+    /// Looks for a file of this length, or of any. Nothing is opened for reading.
+    pub fn has_file(&self, relative: &Path, len: Option<u64>) -> bool {
+        let found = self
+            .check(relative)
+            .ok()
+            .and_then(|()| self.resolve(relative, OFlags::PATH | OFlags::NOFOLLOW).ok());
+        let stat = found.and_then(|found| rustix::fs::fstat(&found).ok());
+        stat.is_some_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && len.is_none_or(|len| u64::try_from(stat.st_size) == Ok(len))
+        })
     }
 
     /// Opens a file, directory or symbolic link, itself not followed.
@@ -193,12 +228,14 @@ impl Beneath {
 
     fn resolve(&self, relative: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
         let root = self.directory.as_fd();
+        if self.may_hang(relative) {
+            return Err(Errno::XDEV);
+        }
         match self.reach {
-            Reach::Own => resolve(root, relative, flags),
-            // Every directory on the way is looked at, which the kernel would not do for us.
-            Reach::Public => {
-                resolve_by_component(root, relative, flags | OFlags::CLOEXEC, self.reach)
-            }
+            Reach::Own if self.hanging().is_empty() => resolve(root, relative, flags),
+            // Every directory on the way is looked at, which the kernel would not do for us; and a symbolic link on
+            // the way could lead to what hangs.
+            _ => resolve_by_component(root, relative, flags | OFlags::CLOEXEC, self.reach),
         }
     }
 

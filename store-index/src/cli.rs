@@ -149,7 +149,7 @@ pub(crate) enum MediaCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
-    /// Folders to index. Without any root: /gnu/store, /nix/store and $NIX_STORE as far as they exist
+    /// Folders to index; a network or FUSE mount below one must be named itself. Without any root: /gnu/store, /nix/store and $NIX_STORE as far as they exist
     #[arg(value_name = "DIR")]
     folders: Vec<PathBuf>,
     /// A store to index; paths in it are computed with DIR, files read below REAL

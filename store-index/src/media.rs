@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::sha256;
 use crate::index::{Index, OpenError, find_default, read_manifest};
 use crate::mounts::{
-    self, Mount, MountPattern, is_default_medium, label_and_uuid, medium_identity, mount_of,
+    self, Mount, MountPattern, is_default_medium, label_and_uuid, may_hang, medium_identity,
+    mount_of,
 };
 use crate::path_text;
 use crate::places::{IN_PLACE_DIR, is_in_place};
@@ -194,17 +195,8 @@ pub fn remembered() -> impl Iterator<Item = Result<Remembered, OpenError>> {
 /// network is not touched.
 fn is_at_its_path(path: &Path) -> bool {
     let mounts = mounts::mounted().unwrap_or_default();
-    let local = mount_of(&mounts, path).is_some_and(|mount| !is_remote(mount));
+    let local = mount_of(&mounts, path).is_some_and(|mount| !may_hang(mount));
     local && fs_err::metadata(path).is_ok_and(|metadata| metadata.is_dir())
-}
-
-/// Returns true for a mount that may hang when it is touched.
-fn is_remote(mount: &Mount) -> bool {
-    const REMOTE: [&str; 9] = [
-        "nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "autofs", "fuse",
-    ];
-    REMOTE.contains(&mount.fs_type.as_str())
-        || (mount.fs_type.starts_with("fuse.") && !is_never_writable(mount))
 }
 
 impl Remembered {

@@ -1,10 +1,11 @@
 //! What has to be downloaded, and what guix-daemon and its clients are told.
 
-use store_index::digest::Algorithm;
+use store_index::digest::{Algorithm, Digest};
 use store_index::nix32;
 
 use crate::support::guix::{Drv, GuixStore, HANDED_OVER, flat, options};
 use crate::support::server::{Answer, Server};
+use crate::support::tls::{CA_ITSELF, ELSEWHERE, EXPIRED, GOOD, TlsServer};
 use crate::support::{self, TestEnv, digest, noise};
 
 /// What a client saw of a real download by Guix, a failure first, then 300,000 bytes. How many lines there are about
@@ -275,4 +276,106 @@ fn without_a_guix_the_failure_is_told() {
     assert!(!drv.output.exists());
     let Drv { path, .. } = drv;
     assert!(path.exists());
+}
+
+/// As with Guix, but told: whoever answers, the hash decides.
+#[test]
+fn a_certificate_need_not_be_in_order_where_a_strong_hash_decides() {
+    const CONTENT: &[u8] = b"over TLS";
+    let test = "a_certificate_need_not_be_in_order_where_a_strong_hash_decides";
+    let Some(tls) = TlsServer::start(test) else {
+        return;
+    };
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let server = Server::start();
+    store.lists(&server);
+    let perform = |hash: &Digest, url: &str| {
+        let drv = store.derivation(
+            match hash.algorithm() {
+                Algorithm::Sha1 => "flat-sha1.drv",
+                _ => "flat-plain.drv",
+            },
+            hash,
+            Some(&server),
+            &[(&server.url(real_path(hash)), url)],
+        );
+        drop(fs_err::remove_file(&drv.output));
+        (store.perform(&drv), drv)
+    };
+    let right = flat(CONTENT);
+    for (port, reason) in [
+        (GOOD, "certificate is from an unknown issuer"),
+        (EXPIRED, "certificate has expired"),
+        (ELSEWHERE, "certificate is for another host"),
+        (CA_ITSELF, "certificate is a CA's own"),
+    ] {
+        let (run, drv) = perform(&right, &tls.url(port, "/a"));
+        // With the CA that signed them only that is wrong which is meant to be.
+        let run = match port {
+            GOOD => run,
+            _ => run.variable("SSL_CERT_FILE", readable(&env, &tls)),
+        };
+        run.go().exits(0).says(&format!(
+            "fetch: warning: {}: {reason}",
+            tls.url(port, "/a")
+        ));
+        assert_eq!(fs_err::read(&drv.output).unwrap(), CONTENT);
+    }
+    // A good one is not told of, but where it leads to http.
+    let trusting = |url: &str| {
+        let (run, drv) = perform(&right, url);
+        let outcome = run.variable("SSL_CERT_FILE", readable(&env, &tls)).go();
+        assert_eq!(fs_err::read(&drv.output).unwrap(), CONTENT, "{outcome}");
+        outcome.exits(0)
+    };
+    trusting(&tls.url(GOOD, "/a")).does_not_say("warning");
+    trusting(&tls.url(GOOD, "/plain")).says("redirect from https to http");
+    assert_eq!(store.handed_over(), None);
+
+    let handed_over = |run: crate::support::Run<'_>, drv: &Drv| {
+        let outcome = run
+            .go()
+            .exits(HANDED_OVER)
+            .does_not_say("without verification");
+        assert!(!drv.output.exists(), "{outcome}");
+    };
+    // Not where the hash can be forged, nor where anything secret would be told.
+    let (run, drv) = perform(&digest(Algorithm::Sha1, CONTENT), &tls.url(GOOD, "/a"));
+    handed_over(run, &drv);
+    let secret = tls
+        .url(GOOD, "/a")
+        .replace("https://", "https://me:secret@");
+    let (run, drv) = perform(&right, &secret);
+    handed_over(run, &drv);
+    let netrc = env.write("netrc", "machine 127.0.0.1 login me password secret\n");
+    let (run, drv) = perform(&right, &tls.url(GOOD, "/a"));
+    handed_over(run.variable("NETRC", netrc), &drv);
+    // What somebody sends of whom nothing is known is no answer to a packager who asks for the hash.
+    let (run, drv) = perform(&flat(b"something else"), &tls.url(GOOD, "/a"));
+    let outcome = run.go().exits(HANDED_OVER).says("without verification");
+    assert!(!drv.output.exists(), "{outcome}");
+    // Nobody but a daemon gets that.
+    let (url, hash) = (tls.url(GOOD, "/a"), right.to_sri());
+    let out = env.path("out").display().to_string();
+    for args in [["--hash", &hash, &url], ["prefetch", &url, "--store"]] {
+        let more = (args[0] == "prefetch").then_some(&out);
+        let run = env.fetch(args).args(more);
+        run.go().exits(5).does_not_say("without verification");
+    }
+}
+
+/// The path of the URL in the derivation that the test takes for a hash.
+fn real_path(hash: &Digest) -> &'static str {
+    match hash.algorithm() {
+        Algorithm::Sha1 => "/foo-0.1.tar.gz",
+        _ => "/blob-a.bin",
+    }
+}
+
+/// The CA's certificate where everybody may read it.
+fn readable(env: &TestEnv, tls: &TlsServer) -> std::path::PathBuf {
+    let path = env.path("tmp/ca.pem");
+    fs_err::copy(tls.path("ca.pem"), &path).unwrap();
+    path
 }

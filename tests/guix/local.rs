@@ -284,8 +284,10 @@ fn folders_count_as_far_as_everybody_may_read_them() {
         .says("fetch: not downloaded, copied from a local copy (media)");
     assert_eq!(fs_err::read(&drv.output).unwrap(), public);
     assert_eq!(server.connections(), 0);
-    // A program that shows the last part of the URL shows the name.
-    assert!(outcome.stdout.contains("-blob-a.bin 5000\n"), "{outcome}");
+    // A program that shows the last part of the URL shows the name. How much there is is nobody's business.
+    assert!(outcome.stdout.contains("-blob-a.bin -\n"), "{outcome}");
+    let outcome = outcome.does_not_say(" 5000");
+    drop(outcome);
     for content in [private, secret] {
         let before = server.requests().len();
         let (drv, outcome) = run(&content);
@@ -419,7 +421,8 @@ fn without_a_network_nothing_is_handed_over() {
             .variable("FETCH_OFFLINE", "1")
             .go()
             .exits(1)
-            .says("the network is off (FETCH_OFFLINE)");
+            .says("the network is off (FETCH_OFFLINE)")
+            .does_not_say("handing over");
         assert!(!drv.output.exists());
     }
     assert_eq!(server.connections(), 0);

@@ -156,24 +156,42 @@ impl Drop for DeadServer {
     }
 }
 
-#[test]
-fn a_dead_network_mount_is_not_asked() {
-    let test = "a_dead_network_mount_is_not_asked";
+impl DeadServer {
+    /// Sees that it is dead indeed.
+    fn is_dead(&self) {
+        let status = Command::new("timeout")
+            .args(["-s", "KILL", "1", "ls"])
+            .arg(&self.at)
+            .status();
+        assert!(!status.unwrap().success());
+    }
+}
+
+fn lacks_fuse(test: &str) -> bool {
     if lacks(test, &["mount", "umount", "timeout", "ls"], true) {
-        return;
+        return true;
     }
     if !Path::new("/dev/fuse").exists() {
-        return skipped(test, "needs /dev/fuse");
+        skipped(test, "needs /dev/fuse");
+        return true;
+    }
+    false
+}
+
+#[track_caller]
+fn bounded(outcome: Outcome) -> Outcome {
+    assert!(outcome.took.as_secs() < 20, "{outcome}");
+    outcome
+}
+
+#[test]
+fn a_dead_network_mount_is_not_asked() {
+    if lacks_fuse("a_dead_network_mount_is_not_asked") {
+        return;
     }
     let env = TestEnv::new();
     let dead = DeadServer::mount(&env.path("server"));
-    // It is dead indeed.
-    let status = Command::new("timeout")
-        .args(["-s", "KILL", "1", "ls"])
-        .arg(&dead.at)
-        .status();
-    assert!(!status.unwrap().success());
-    let bounded = |outcome: Outcome| assert!(outcome.took.as_secs() < 20, "{outcome}");
+    dead.is_dead();
 
     let missing = sri(b"nowhere");
     let fetch = ["--no-store", "--offline", "-o", "x", "--hash", &missing];
@@ -196,5 +214,104 @@ fn a_dead_network_mount_is_not_asked() {
     bounded(env.fetch(["explain", "--no-store", &missing]).go().exits(3));
     bounded(env.store_index(["lookup", &missing]).go().exits(3));
     bounded(env.store_index(["media", "list"]).go().exits(0));
+    drop(dead);
+}
+
+#[test]
+fn a_dead_network_mount_below_what_was_named_is_left_out_and_told() {
+    if lacks_fuse("a_dead_network_mount_below_what_was_named_is_left_out_and_told") {
+        return;
+    }
+    let env = TestEnv::new();
+    env.write("mirror/a/file-1.0", "beside the mount\n");
+    env.write("mirror/b/deep/z", "behind it\n");
+    let repository = Repository::bare(&env, "mirror/b/some.git");
+    let commit = repository.commit("main", &[file("f", b"f\n")]);
+    let nar = repository.nar_of_clone(&env, &commit);
+    // At the places where one looks by name, in the way of a search, and where the id of a medium is made.
+    let dead =
+        ["distfiles", "b/deep/server"].map(|at| DeadServer::mount(&env.path("mirror").join(at)));
+    dead.iter().for_each(DeadServer::is_dead);
+    let mirror = env.path("mirror");
+    let warns = |outcome: Outcome| {
+        let told = outcome.stderr.matches("is not touched").count();
+        assert_eq!(told, 1, "{outcome}");
+        outcome.says(text(&mirror.join("distfiles")))
+    };
+
+    let fetch = |hash: &str, options: &[&str]| {
+        let out = env.out("out");
+        if out.is_dir() {
+            fs_err::remove_dir_all(&out).unwrap();
+        } else if out.exists() {
+            fs_err::remove_file(&out).unwrap();
+        }
+        env.fetch([
+            "--no-store",
+            "--offline",
+            "-o",
+            "out",
+            "--hash",
+            hash,
+            "--media",
+        ])
+        .arg(&mirror)
+        .args(options)
+    };
+    let url = "https://example.org/file-1.0";
+    let (here, missing) = (sri(b"beside the mount\n"), sri(b"nowhere"));
+    let git = [
+        "--git",
+        "https://git.example.org/some.git",
+        "--rev",
+        &commit,
+    ];
+    warns(bounded(fetch(&here, &[url]).go().exits(0)));
+    warns(bounded(fetch(&missing, &[url]).go().exits(3)));
+    // Nor by a symbolic link that leads there.
+    std::os::unix::fs::symlink("distfiles", mirror.join("gnu")).unwrap();
+    bounded(fetch(&missing, &["mirror://gnu/hello/x"]).go().exits(3));
+    bounded(fetch(&nar, &git).go().exits(0));
+    bounded(
+        env.fetch(["explain", "--no-store", &missing, url, "--media"])
+            .arg(&mirror)
+            .go()
+            .exits(0),
+    );
+
+    for way in ["--media", ""] {
+        let index = env.path(format!("index{way}"));
+        let update = || {
+            let options = ["update", "--algorithms", "nar,git", "--index", text(&index)];
+            env.store_index(options)
+                .args([way].iter().filter(|way| !way.is_empty()))
+                .arg(&mirror)
+        };
+        warns(bounded(update().go().exits(0)));
+        let done = update().json(0);
+        let root = &done.object["roots"][0];
+        assert_eq!(
+            (&root["unreadable"], &root["complete"]),
+            (&0.into(), &true.into()),
+            "{root}"
+        );
+        // Trees around the mounts are another thing than what is indexed of them, those beside them are not.
+        let lookup = |path: &str, code| {
+            let nar = nar_of(&env.path("mirror").join(path));
+            let lookup =
+                env.store_index(["lookup", "--mode", "nar", &nar, "--index", text(&index)]);
+            bounded(lookup.go().exits(code));
+        };
+        lookup("a", 0);
+        lookup("a/file-1.0", 0);
+        let fetched = fetch(&here, &["--name", "other", "--index", text(&index)]);
+        bounded(fetched.go().exits(0));
+    }
+    bounded(
+        env.store_index(["update", "--in-place", "--media"])
+            .arg(&mirror)
+            .go()
+            .exits(0),
+    );
     drop(dead);
 }

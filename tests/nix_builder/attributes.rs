@@ -1,10 +1,14 @@
 //! What a derivation may say, and how.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
+use store_index::address::Method;
 use store_index::digest::Algorithm;
+use store_index::hash_text::parse;
+use store_index::store_path::{FixedOutput, ItemName};
 
 use super::{How, World, cannot_build};
 use crate::support::server::{Answer, Server};
@@ -288,7 +292,7 @@ fn mistakes_are_told() {
                 ("outputHash", &hash),
                 ("url", "file:///etc/passwd"),
             ],
-            "the scheme file:// is not supported",
+            "only a command line may name a file:// URL",
         ),
         (
             vec![
@@ -495,4 +499,42 @@ fn a_check_asks_the_network() {
             .says("only the network is asked");
         assert_eq!(server.requests().len(), before + 1);
     }
+}
+
+/// What another machine's store has, mounted here as one more place to look, is copied like anything else.
+#[test]
+fn a_store_of_another_machine_makes_no_check() {
+    let env = TestEnv::new();
+    env.open_to_everybody();
+    let server = Server::start();
+    let store = env.path("store");
+    fs_err::create_dir(&store).unwrap();
+    let hash = parse(&sri(b"hello\n"), None).unwrap();
+    let address = hash.into_address(Some(Method::Flat)).unwrap();
+    let fixed = FixedOutput::new(store.to_str().unwrap(), &address);
+    let item = fixed.base_name(&ItemName::new("hello").unwrap());
+    env.write(format!("other/{item}"), "hello\n");
+    let build = |out: &Path| {
+        env.fetch(["builder"])
+            .variable("NIX_STORE", &store)
+            .variable("out", out)
+            .variable("name", "hello")
+            .variable("outputHash", sri(b"hello\n"))
+            .variable("url", server.url("/x"))
+            .variable(
+                "FETCH_STORE",
+                format!("{}={}", store.display(), env.path("other").display()),
+            )
+            .go()
+    };
+    let out = store.join(&item);
+    let outcome = build(&out).exits(0).says("not downloaded");
+    assert!(!outcome.stderr.contains("check"), "{outcome}");
+    assert_eq!(fs_err::read(&out).unwrap(), b"hello\n");
+    assert_eq!(server.connections(), 0);
+    // Where Nix has locked this very output, the store is the build's own.
+    fs_err::remove_file(&out).unwrap();
+    env.write(format!("other/{item}.lock"), "");
+    build(&out).exits(1).says("only the network is asked");
+    assert_eq!(server.requests().len(), 1);
 }

@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: an empty world to run the programs in, and real tools to compare with.
 
+pub(crate) mod daemon;
 pub(crate) mod git;
 pub(crate) mod git_server;
 pub(crate) mod guix;
@@ -511,7 +512,7 @@ impl Report {
 }
 
 /// Finds `store-index` beside `fetch`, and has cargo build it if only the fetcher was built.
-fn store_index_program() -> &'static Path {
+pub(crate) fn store_index_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let path = Path::new(env!("CARGO_BIN_EXE_fetch")).with_file_name("store-index");

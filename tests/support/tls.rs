@@ -226,8 +226,9 @@ fn nginx_conf(folder: &Path, ports: &[u16]) -> String {
     ] {
         conf.push_str(&format!(
             "server {{ listen 127.0.0.1:{} ssl http2; ssl_certificate {folder}/{certificate}.pem; \
-             ssl_certificate_key {folder}/{key}.key; location /down {{ return 302 http://127.0.0.1/a; }} }}\n",
-            ports[port]
+             ssl_certificate_key {folder}/{key}.key; location /down {{ return 302 http://127.0.0.1/a; }} \
+             location /plain {{ return 302 http://127.0.0.1:{}/a; }} }}\n",
+            ports[port], ports[PLAIN]
         ));
     }
     conf.push_str("}\n");

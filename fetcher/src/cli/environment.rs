@@ -75,10 +75,15 @@ impl Environment<'_> {
         if given {
             return Ok(true);
         }
+        Ok(self.said(name)?.or(configured).unwrap_or(false))
+    }
+
+    /// What the variable of a switch says.
+    pub(super) fn said(&self, name: &str) -> Result<Option<bool>, FetchError> {
         match self.text(name)?.as_deref() {
-            None => Ok(configured.unwrap_or(false)),
-            Some("0" | "false" | "no" | "off") => Ok(false),
-            Some("1" | "true" | "yes" | "on") => Ok(true),
+            None => Ok(None),
+            Some("0" | "false" | "no" | "off") => Ok(Some(false)),
+            Some("1" | "true" | "yes" | "on") => Ok(Some(true)),
             Some(other) => Err(FetchError::usage(format!(
                 "{name} is '{other}'; 1 or 0 is wanted"
             ))),

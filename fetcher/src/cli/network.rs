@@ -117,6 +117,7 @@ impl NetworkArgs {
             keep_wrong,
             keep_copies,
             metrics,
+            trust_anybody: false,
         })
     }
 

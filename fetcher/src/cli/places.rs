@@ -21,7 +21,7 @@ pub(crate) struct PlaceArgs {
     /// An index, or a folder of indexes; its root counts as named too
     #[arg(long, value_name = "DIR")]
     index: Vec<PathBuf>,
-    /// A folder or medium [default: discs, images of discs and removable disks that are mounted]
+    /// A folder or medium; a network or FUSE mount below it must be named itself [default: discs, images of discs and removable disks that are mounted]
     #[arg(long, value_name = "DIR")]
     media: Vec<PathBuf>,
     /// A server that names files by their hashes: ALGORITHM/HEX, ALGORITHM/NIX32 or as `guix publish` does; asked before the URLs

@@ -39,10 +39,18 @@ pub struct Speech {
 impl ReportArgs {
     pub(super) fn interpret(self, environment: &Environment<'_>) -> Result<Speech, FetchError> {
         let configured = &environment.configuration;
-        // What a file says must not contradict an option.
-        let quiet = configured.quiet.filter(|_| !self.verbose);
-        let verbose = configured.verbose.filter(|_| !self.quiet);
-        let quiet = environment.switch_or(self.quiet, "FETCH_QUIET", quiet)?;
+        // An option goes before a variable and a variable before a file, be it for the one or for the other.
+        let said = (
+            environment.said("FETCH_QUIET")?,
+            environment.said("FETCH_VERBOSE")?,
+        );
+        let decide = |given, other_given, said: Option<bool>, other_said, configured| match said {
+            _ if given || other_given => given,
+            Some(said) => said,
+            None => other_said != Some(true) && configured == Some(true),
+        };
+        let quiet = decide(self.quiet, self.verbose, said.0, said.1, configured.quiet);
+        let verbose = decide(self.verbose, self.quiet, said.1, said.0, configured.verbose);
         let known = |name: &str| {
             ProgressMode::from_str(name, false).map_err(|_| {
                 FetchError::usage(format!(
@@ -61,7 +69,7 @@ impl ReportArgs {
             json: environment.switch(self.json, "FETCH_JSON")?,
             progress: progress.unwrap_or(usual),
             quiet,
-            verbose: environment.switch_or(self.verbose, "FETCH_VERBOSE", verbose)?,
+            verbose,
         })
     }
 }

@@ -109,6 +109,17 @@ impl ConfiguredCopies {
     }
 }
 
+/// What the system's file says to the builtin modes.
+#[derive(Debug)]
+pub struct System {
+    /// What is right in it.
+    pub configuration: Configuration,
+    /// What is to be said of the rest.
+    pub warnings: Vec<String>,
+    /// The first mistake, if there is one: something that the file says may be missing.
+    pub mistake: Option<FetchError>,
+}
+
 /// The table `[limits]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConfiguredLimits {
@@ -177,10 +188,22 @@ pub(crate) fn days_of(days: f64) -> Option<Duration> {
 
 impl Configuration {
     /// Reads the system's file alone, for the builtin modes: neither a caller nor a derivation can point elsewhere.
-    /// Keys that are not known are returned as warnings, since a newer file must not stop every build.
-    pub fn system() -> Result<(Self, Vec<String>), FetchError> {
-        let read = read(Path::new(SYSTEM_FILE), None)?;
-        Ok(read.lenient())
+    /// A mistake in it must not stop every build, nor allow what the file may forbid.
+    pub fn system() -> System {
+        let path = Path::new(SYSTEM_FILE);
+        match read(path, None) {
+            Ok(read) => read.lenient(path),
+            Err(error) => System {
+                configuration: Self {
+                    offline: Some(true),
+                    ..Self::default()
+                },
+                warnings: vec![format!(
+                    "{error}; it may say that no socket is to be opened, so none is"
+                )],
+                mistake: Some(error),
+            },
+        }
     }
 
     /// Reads the system's file and, over it, the user's. Keys that are not known are errors.
@@ -310,5 +333,5 @@ fn read(path: &Path, user: Option<User<'_>>) -> Result<Read, FetchError> {
         text: &text,
         home: user.and_then(|user| user.home),
     };
-    file.parse()
+    Ok(file.parse())
 }

@@ -1,8 +1,10 @@
 //! What a configuration file says, with the line of every mistake.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum as _;
 use serde::Deserialize;
@@ -14,7 +16,7 @@ use store_index::terminal::ProgressMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Configuration, ConfiguredCopies, ConfiguredLimits, days_of, timeout, wait};
+use super::{Configuration, System, days_of, timeout, wait};
 use crate::archives::Archive;
 use crate::error::FetchError;
 use crate::fetch::LockPolicy;
@@ -29,25 +31,67 @@ pub(super) struct Read {
     configuration: Configuration,
     /// The line and the name of each key that is not known.
     unknown: Vec<(usize, String)>,
+    /// What is wrong beside that; whatever is right is in the configuration all the same.
+    mistakes: Vec<FetchError>,
+    /// Which of the switches that forbid something stand in the file and cannot be read.
+    lost: Lost,
+}
+
+/// Switches whose loss would allow what the file may forbid.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    offline: bool,
+    no_local: bool,
+    url_rules: bool,
 }
 
 impl Read {
-    /// Refuses keys that are not known.
-    pub(super) fn strict(self) -> Result<Configuration, FetchError> {
-        let (configuration, unknown) = self.lenient();
-        match unknown.into_iter().next() {
-            Some(unknown) => Err(FetchError::usage(unknown).with_hint(
+    /// Refuses mistakes, and keys that are not known.
+    pub(super) fn strict(mut self) -> Result<Configuration, FetchError> {
+        if !self.mistakes.is_empty() {
+            return Err(self.mistakes.swap_remove(0));
+        }
+        self.unknown.sort();
+        match self.unknown.into_iter().next() {
+            Some((_, unknown)) => Err(FetchError::usage(unknown).with_hint(
                 "docs/configuration.md lists the keys; perhaps the file is for a newer version",
             )),
-            None => Ok(configuration),
+            None => Ok(self.configuration),
         }
     }
 
-    /// Returns what is known, and what to say of the rest.
-    pub(super) fn lenient(mut self) -> (Configuration, Vec<String>) {
+    /// Returns what is right. A switch that forbids something, and cannot be read, forbids it.
+    pub(super) fn lenient(mut self, path: &Path) -> System {
         self.unknown.sort();
-        let messages = self.unknown.into_iter().map(|(_, message)| message);
-        (self.configuration, messages.collect())
+        let mut warnings: Vec<String> = self.unknown.into_iter().map(|(_, text)| text).collect();
+        let mistakes = self.mistakes.iter().map(|error| error.message.clone());
+        warnings.extend(mistakes);
+        let mut configuration = self.configuration;
+        for (key, is_lost, switch) in [
+            ("offline", self.lost.offline, &mut configuration.offline),
+            ("no_local", self.lost.no_local, &mut configuration.no_local),
+        ] {
+            if is_lost {
+                *switch = Some(true);
+                warnings.push(format!(
+                    "{}: {key} stands there and cannot be read, so it counts as true",
+                    printable(path)
+                ));
+            }
+        }
+        // Which URLs may be asked is not known, so none is.
+        if self.lost.url_rules {
+            configuration.offline = Some(true);
+            warnings.push(format!(
+                "{}: url_rules stands there and cannot be read, so offline counts as true",
+                printable(path)
+            ));
+        }
+        System {
+            configuration,
+            warnings,
+            mistake: self.mistakes.into_iter().next(),
+        }
     }
 }
 
@@ -68,64 +112,98 @@ struct Entry<'a> {
 }
 
 impl<'a> TextFile<'a> {
-    /// Makes sense of it.
-    pub(super) fn parse(&self) -> Result<Read, FetchError> {
-        let table = DeTable::parse(self.text)
-            .map_err(|error| self.wrong(error.span(), error.message()))?
-            .into_inner();
-        let mut read = Read::default();
-        for (key, value) in table {
-            let span = key.span();
-            let entry = self.entry(key.into_inner().into_owned(), value);
-            let configuration = &mut read.configuration;
-            match entry.key.as_str() {
-                "stores" => configuration.stores = Some(entry.list(TextFile::store)?),
-                "indexes" => configuration.indexes = Some(entry.list(TextFile::absolute)?),
-                "media" => configuration.media = Some(entry.list(TextFile::absolute)?),
-                "media_globs" => configuration.media_globs = Some(entry.list(TextFile::pattern)?),
-                "no_store" => configuration.no_store = Some(entry.get()?),
-                "no_media" => configuration.no_media = Some(entry.get()?),
-                "no_local" => configuration.no_local = Some(entry.get()?),
-                "offline" => configuration.offline = Some(entry.get()?),
-                "stale_hash" => {
-                    configuration.stale_hash = Some(entry.checked(|_, name: &String| {
-                        StaleHash::from_name(name)
-                            .ok_or_else(|| "known are auto, refuse and ignore".to_owned())
-                    })?);
-                }
-                "progress" => {
-                    configuration.progress = Some(entry.checked(|_, name: &String| {
-                        ProgressMode::from_str(name, false)
-                            .map_err(|_| "known are auto, bar, plain, json and none".to_owned())
-                    })?);
-                }
-                "quiet" => configuration.quiet = Some(entry.get()?),
-                "verbose" => configuration.verbose = Some(entry.get()?),
-                "guix" => {
-                    configuration.guix =
-                        Some(entry.checked(|file, text: &String| file.absolute(text))?);
-                }
-                "mirrors" => configuration.mirrors = Some(entry.list(TextFile::mirror)?),
-                "mirror_sites" => configuration.mirror_sites = entry.mirror_sites()?,
-                "archives" => {
-                    configuration.archives = Some(entry.list(|_, text| Archive::parse(text))?);
-                }
-                "url_rules" => configuration.url_rules = Some(entry.url_rules()?),
-                "netrc" => {
-                    configuration.netrc =
-                        Some(entry.checked(|file, text: &String| file.absolute(text))?);
-                }
-                "lock" => configuration.lock = Some(entry.checked(lock)?),
-                "state_dir" => {
-                    configuration.state_dir =
-                        Some(entry.checked(|file, text: &String| file.absolute(text))?);
-                }
-                "limits" => entry.limits(&mut configuration.limits, &mut read.unknown)?,
-                "copies" => entry.copies(&mut configuration.copies, &mut read.unknown)?,
-                _ => read.unknown.push(self.unknown(span, &entry.key)),
+    /// Makes sense of it, as far as there is any.
+    pub(super) fn parse(&self) -> Read {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        let mut read = Read {
+            mistakes: errors
+                .iter()
+                .map(|error| self.wrong(error.span(), error.message()))
+                .collect(),
+            ..Read::default()
+        };
+        for (key, value) in table.into_inner() {
+            if let Err(error) = self.take(key, value, &mut read) {
+                read.mistakes.push(error);
             }
         }
-        Ok(read)
+        if !read.mistakes.is_empty() {
+            read.lost = Lost {
+                offline: self.is_lost("offline", read.configuration.offline),
+                no_local: self.is_lost("no_local", read.configuration.no_local),
+                url_rules: self.is_lost("url_rules", read.configuration.url_rules.as_ref()),
+            };
+        }
+        read
+    }
+
+    /// Says whether a switch stands in a file with mistakes and something else may be meant than was read.
+    fn is_lost<T>(&self, key: &str, read: Option<T>) -> bool {
+        let begins = |line: &&str| {
+            let line = line.trim_start().trim_start_matches(['"', '\'']);
+            let rest = line.strip_prefix(key);
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        };
+        let lines = self.text.lines().filter(begins).count();
+        lines > 1 || lines == 1 && read.is_none()
+    }
+
+    fn take(
+        &self,
+        key: Spanned<Cow<'a, str>>,
+        value: Spanned<DeValue<'a>>,
+        read: &mut Read,
+    ) -> Result<(), FetchError> {
+        let span = key.span();
+        let entry = self.entry(key.into_inner().into_owned(), value);
+        let configuration = &mut read.configuration;
+        match entry.key.as_str() {
+            "stores" => configuration.stores = Some(entry.list(TextFile::store)?),
+            "indexes" => configuration.indexes = Some(entry.list(TextFile::absolute)?),
+            "media" => configuration.media = Some(entry.list(TextFile::absolute)?),
+            "media_globs" => configuration.media_globs = Some(entry.list(TextFile::pattern)?),
+            "no_store" => configuration.no_store = Some(entry.get()?),
+            "no_media" => configuration.no_media = Some(entry.get()?),
+            "no_local" => configuration.no_local = Some(entry.get()?),
+            "offline" => configuration.offline = Some(entry.get()?),
+            "stale_hash" => {
+                configuration.stale_hash = Some(entry.checked(|_, name: &String| {
+                    StaleHash::from_name(name)
+                        .ok_or_else(|| "known are auto, refuse and ignore".to_owned())
+                })?);
+            }
+            "progress" => {
+                configuration.progress = Some(entry.checked(|_, name: &String| {
+                    ProgressMode::from_str(name, false)
+                        .map_err(|_| "known are auto, bar, plain, json and none".to_owned())
+                })?);
+            }
+            "quiet" => configuration.quiet = Some(entry.get()?),
+            "verbose" => configuration.verbose = Some(entry.get()?),
+            "guix" => {
+                configuration.guix =
+                    Some(entry.checked(|file, text: &String| file.absolute(text))?);
+            }
+            "mirrors" => configuration.mirrors = Some(entry.list(TextFile::mirror)?),
+            "mirror_sites" => configuration.mirror_sites = entry.mirror_sites()?,
+            "archives" => {
+                configuration.archives = Some(entry.list(|_, text| Archive::parse(text))?);
+            }
+            "url_rules" => configuration.url_rules = Some(entry.url_rules()?),
+            "netrc" => {
+                configuration.netrc =
+                    Some(entry.checked(|file, text: &String| file.absolute(text))?);
+            }
+            "lock" => configuration.lock = Some(entry.checked(lock)?),
+            "state_dir" => {
+                configuration.state_dir =
+                    Some(entry.checked(|file, text: &String| file.absolute(text))?);
+            }
+            "limits" => entry.limits(read)?,
+            "copies" => entry.copies(read)?,
+            _ => read.unknown.push(self.unknown(span, &entry.key)),
+        }
+        Ok(())
     }
 
     fn entry(&self, key: String, value: Spanned<DeValue<'a>>) -> Entry<'a> {
@@ -293,65 +371,85 @@ impl<'a> Entry<'a> {
         checked.collect()
     }
 
-    fn copies(
-        self,
-        copies: &mut ConfiguredCopies,
-        unknown: &mut Vec<(usize, String)>,
-    ) -> Result<(), FetchError> {
+    fn copies(self, read: &mut Read) -> Result<(), FetchError> {
         let file = self.file;
         for (key, entry) in self.table()? {
             let span = entry.value.span();
-            match key.as_str() {
-                "keep" => copies.keep = Some(entry.get()?),
-                "max_bytes" => copies.max_bytes = Some(entry.get()?),
-                "max_days" => {
-                    copies.max_age = Some(entry.checked(|_, days: &f64| {
-                        days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
-                    })?);
+            let copies = &mut read.configuration.copies;
+            let taken = match key.as_str() {
+                "keep" => entry.set(&mut copies.keep),
+                "max_bytes" => entry.set(&mut copies.max_bytes),
+                "max_days" => entry.days(&mut copies.max_age),
+                _ => {
+                    read.unknown.push(file.unknown(span, &entry.key));
+                    Ok(())
                 }
-                _ => unknown.push(file.unknown(span, &entry.key)),
-            }
+            };
+            read.mistakes.extend(taken.err());
         }
         Ok(())
     }
 
-    fn limits(
-        self,
-        limits: &mut ConfiguredLimits,
-        unknown: &mut Vec<(usize, String)>,
-    ) -> Result<(), FetchError> {
-        let file = self.file;
-        let timeout = |_: &TextFile<'_>, seconds: &f64| {
+    fn days(self, age: &mut Option<Duration>) -> Result<(), FetchError> {
+        *age = Some(self.checked(|_, days: &f64| {
+            days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
+        })?);
+        Ok(())
+    }
+
+    fn limits(self, read: &mut Read) -> Result<(), FetchError> {
+        let (file, span) = (self.file, self.value.span());
+        let DeValue::Table(table) = self.value.into_inner() else {
+            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
+        };
+        for (key, value) in table {
+            let span = key.span();
+            let entry = file.entry(format!("limits.{}", key.get_ref()), value);
+            let limits = &mut read.configuration.limits;
+            let taken = match key.get_ref().as_ref() {
+                "connect_timeout" => entry.timeout(&mut limits.connect_timeout),
+                "first_byte_timeout" => entry.timeout(&mut limits.first_byte_timeout),
+                "stall_timeout" => entry.timeout(&mut limits.stall_timeout),
+                "stall_bytes_per_second" => entry.set(&mut limits.stall_bytes_per_second),
+                "max_bytes" => entry.set(&mut limits.max_bytes),
+                "disk_reserve" => entry.set(&mut limits.disk_reserve),
+                "max_redirects" => entry.set(&mut limits.max_redirects),
+                "connections" => entry.some(&mut limits.connections),
+                "tries" => entry.some(&mut limits.tries),
+                "retry_budget" => entry.wait(&mut limits.retry_budget),
+                _ => {
+                    read.unknown.push(file.unknown(span, &entry.key));
+                    Ok(())
+                }
+            };
+            read.mistakes.extend(taken.err());
+        }
+        Ok(())
+    }
+
+    fn set<T: DeserializeOwned>(self, value: &mut Option<T>) -> Result<(), FetchError> {
+        *value = Some(self.get()?);
+        Ok(())
+    }
+
+    /// Reads a number of which 0 makes no sense.
+    fn some(self, number: &mut Option<u32>) -> Result<(), FetchError> {
+        *number = Some(self.get::<NonZeroU32>()?.get());
+        Ok(())
+    }
+
+    fn wait(self, longest: &mut Option<Duration>) -> Result<(), FetchError> {
+        *longest = Some(self.checked(|_, seconds: &f64| {
+            wait(*seconds).ok_or_else(|| "a number of seconds from 0 to 86400 is wanted".to_owned())
+        })?);
+        Ok(())
+    }
+
+    fn timeout(self, limit: &mut Option<Duration>) -> Result<(), FetchError> {
+        *limit = Some(self.checked(|_, seconds: &f64| {
             timeout(*seconds)
                 .ok_or_else(|| "a number of seconds from above 0 to 86400 is wanted".to_owned())
-        };
-        for (key, entry) in self.table()? {
-            let span = entry.value.span();
-            match key.as_str() {
-                "connect_timeout" => limits.connect_timeout = Some(entry.checked(timeout)?),
-                "first_byte_timeout" => limits.first_byte_timeout = Some(entry.checked(timeout)?),
-                "stall_timeout" => limits.stall_timeout = Some(entry.checked(timeout)?),
-                "stall_bytes_per_second" => limits.stall_bytes_per_second = Some(entry.get()?),
-                "max_bytes" => limits.max_bytes = Some(entry.get()?),
-                "disk_reserve" => limits.disk_reserve = Some(entry.get()?),
-                "max_redirects" => limits.max_redirects = Some(entry.get()?),
-                "connections" => {
-                    limits.connections =
-                        Some(entry.checked(|_, most: &NonZeroU32| Ok(most.get()))?);
-                }
-                "tries" => {
-                    limits.tries = Some(entry.checked(|_, tries: &NonZeroU32| Ok(tries.get()))?);
-                }
-                "retry_budget" => {
-                    limits.retry_budget = Some(entry.checked(|_, seconds: &f64| {
-                        wait(*seconds).ok_or_else(|| {
-                            "a number of seconds from 0 to 86400 is wanted".to_owned()
-                        })
-                    })?);
-                }
-                _ => unknown.push(file.unknown(span, &entry.key)),
-            }
-        }
+        })?);
         Ok(())
     }
 }
@@ -359,13 +457,15 @@ impl<'a> Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::configuration::{Configuration, ConfiguredCopies, ConfiguredLimits};
     use crate::net::Limits;
-    use std::time::Duration;
     use store_index::store_option::StoreOption;
 
-    fn parse(text: &str) -> Result<Read, FetchError> {
+    const PATH: &str = "/etc/fetch/fetch.toml";
+
+    fn parse(text: &str) -> Read {
         TextFile {
-            path: Path::new("/etc/fetch/fetch.toml"),
+            path: Path::new(PATH),
             text,
             home: Some(Path::new("/home/me")),
         }
@@ -375,10 +475,7 @@ mod tests {
     #[test]
     fn the_example_is_right_and_says_nothing_by_itself() {
         let example = include_str!("../../../contrib/fetch.toml");
-        assert_eq!(
-            parse(example).unwrap().strict().unwrap(),
-            Configuration::default()
-        );
+        assert_eq!(parse(example).strict().unwrap(), Configuration::default());
         // What stands behind "#" are the keys, each with a value that is taken.
         let told: String = example
             .lines()
@@ -389,7 +486,7 @@ mod tests {
             })
             .flat_map(|line| [line, "\n"])
             .collect();
-        let read = parse(&told).unwrap().strict().unwrap();
+        let read = parse(&told).strict().unwrap();
         let Configuration {
             stores: Some(_),
             indexes: Some(_),
@@ -458,7 +555,6 @@ mod tests {
         let read = parse(
             "stores = ['/gnu/store', '/nix/store=/mnt/nix/store', '/gnu/store=~/guix']\nmedia = ['~/distfiles', '/srv/a']\n[limits]\nstall_timeout = 2\nconnect_timeout = 0.5\nmax_bytes = 10\n",
         )
-        .unwrap()
         .strict()
         .unwrap();
         let store = |logical: &str, real: &str| StoreOption {
@@ -552,7 +648,7 @@ mod tests {
             ("[limits]\nmax_bytes = -1\n", 2, "limits.max_bytes: "),
             ("\u{1b}[31m = 1\n", 1, ""),
         ] {
-            let error = parse(text).and_then(Read::strict).unwrap_err();
+            let error = parse(text).strict().unwrap_err();
             assert_eq!(error.kind.exit_code(), 2, "{text}");
             let place = format!("/etc/fetch/fetch.toml:{line}: ");
             let message = &error.message;
@@ -562,18 +658,72 @@ mod tests {
         }
     }
 
+    fn leniently(text: &str) -> System {
+        parse(text).lenient(Path::new(PATH))
+    }
+
     #[test]
     fn builtin_modes_get_unknown_keys_as_warnings() {
-        let read = parse("offline = true\nnewer = 1\n[limits]\nnewest = 2\n").unwrap();
-        let (configuration, unknown) = read.lenient();
-        assert_eq!(configuration.offline, Some(true));
+        let system = leniently("offline = true\nnewer = 1\n[limits]\nnewest = 2\n");
+        assert_eq!(system.configuration.offline, Some(true));
+        assert!(system.mistake.is_none());
         assert_eq!(
-            unknown,
+            system.warnings,
             [
                 "/etc/fetch/fetch.toml:2: there is no key 'newer'",
                 "/etc/fetch/fetch.toml:4: there is no key 'limits.newest'"
             ]
         );
+    }
+
+    #[test]
+    fn in_builtin_modes_a_mistake_costs_its_own_line() {
+        let system = leniently(
+            "offline = true\nmedia = '/a'\nguix = '/g'\n[limits]\nmax_bytes = 'x'\nstall_timeout = 3\n",
+        );
+        let configuration = &system.configuration;
+        assert_eq!(configuration.offline, Some(true));
+        assert_eq!(configuration.media, None);
+        assert_eq!(configuration.guix, Some("/g".into()));
+        assert_eq!(
+            configuration.limits.stall_timeout,
+            Some(Duration::from_secs(3))
+        );
+        assert_eq!(system.warnings.len(), 2, "{:?}", system.warnings);
+        assert!(
+            system
+                .warnings
+                .iter()
+                .any(|text| text.contains(":2: media"))
+        );
+        assert!(system.mistake.is_some());
+    }
+
+    #[test]
+    fn what_may_forbid_forbids() {
+        for (text, offline, no_local) in [
+            // What is wrong is the switch itself.
+            ("offline = yes\n", Some(true), None),
+            ("offline = 'false'\nno_local =\n", Some(true), Some(true)),
+            ("offline true\n", Some(true), None),
+            ("offline = false\noffline = true\n", Some(true), None),
+            ("\"offline\" = 1\n", Some(true), None),
+            // Something else is, and takes the switch along or not.
+            ("stores = [ '/a'\noffline = true\n", Some(true), None),
+            ("media = [ '/a' \noffline = false\n", Some(true), None),
+            ("[limits\noffline = true\n", Some(true), None),
+            ("guix = 'x'\noffline = false\n", Some(false), None),
+            ("media = = 3\noffline = true\n", Some(true), None),
+            ("media = = 3\n# offline = true\nofflines = 1\n", None, None),
+            // Nobody knows which URLs may be asked.
+            ("url_rules = ['block a', 'deny b']\n", Some(true), None),
+            ("guix = 'x'\nurl_rules = ['block a']\n", None, None),
+        ] {
+            let system = leniently(text);
+            assert!(system.mistake.is_some(), "{text}");
+            let got = (system.configuration.offline, system.configuration.no_local);
+            assert_eq!(got, (offline, no_local), "{text}: {:?}", system.warnings);
+        }
     }
 
     #[test]
@@ -583,12 +733,19 @@ mod tests {
             text: "media = ['~/a']\n",
             home: None,
         };
-        assert!(system.parse().unwrap_err().message.contains("'~' is known"));
+        assert!(
+            system
+                .parse()
+                .strict()
+                .unwrap_err()
+                .message
+                .contains("'~' is known")
+        );
     }
 
     #[test]
     fn the_users_file_goes_before_the_systems_key_by_key() {
-        let parse = |text| parse(text).unwrap().strict().unwrap();
+        let parse = |text| parse(text).strict().unwrap();
         let user = parse("media = ['/user']\n[limits]\nmax_bytes = 1\n");
         let system = parse(
             "media = ['/a', '/b']\noffline = true\n[limits]\nmax_bytes = 2\nstall_timeout = 3\n",

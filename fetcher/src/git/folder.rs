@@ -89,11 +89,16 @@ impl Folder {
     /// Lists it in the order of the names, up to a number of entries; more is an error.
     pub(super) fn list(&self, most: usize) -> io::Result<Vec<(OsString, FileType)>> {
         let directory = self.open()?;
+        let some_hang = !self.root.hanging().is_empty();
         let mut entries = Vec::new();
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
+                continue;
+            }
+            // Without a type in the listing it would be asked for, and might hang.
+            if some_hang && self.root.may_hang(&self.path.join(name)) {
                 continue;
             }
             if entries.len() >= most {

@@ -48,7 +48,10 @@ impl Mirrors {
     pub fn expand(&self, urls: &[&str]) -> Result<Vec<String>, MirrorError> {
         let mut expanded = Vec::new();
         for &url in urls {
+            // Before they are made: a long list of mirrors makes megabytes of each URL.
+            let room = MAX_URLS - expanded.len();
             match url.strip_prefix(SCHEME) {
+                None if room == 0 => return Err(MirrorError::TooMany),
                 None => expanded.push(url.to_owned()),
                 Some(rest) => {
                     // The query and the fragment are no part of the path, and stock drops them too.
@@ -56,15 +59,15 @@ impl Mirrors {
                     let (kind, path) = rest.split_once('/').unwrap_or((rest, ""));
                     let path = path.trim_matches('/');
                     let bases = self.of_kind(kind)?;
+                    if bases.len() > room {
+                        return Err(MirrorError::TooMany);
+                    }
                     expanded.extend(
                         bases
                             .iter()
                             .map(|base| format!("{}/{path}", base.trim_end_matches('/'))),
                     );
                 }
-            }
-            if expanded.len() > MAX_URLS {
-                return Err(MirrorError::TooMany);
             }
         }
         Ok(expanded)
@@ -147,5 +150,18 @@ mod tests {
     fn their_number_is_bounded() {
         let many = vec!["mirror://gnu/a"; MAX_URLS / 2 + 1];
         assert_eq!(mirrors().expand(&many), Err(MirrorError::TooMany));
+        assert_eq!(
+            mirrors()
+                .expand(&vec!["mirror://gnu/a"; MAX_URLS / 2])
+                .map(|urls| urls.len()),
+            Ok(MAX_URLS)
+        );
+        let plain = vec!["http://h/a"; MAX_URLS + 1];
+        assert_eq!(mirrors().expand(&plain), Err(MirrorError::TooMany));
+        let wide = Mirrors(vec![(
+            "wide".into(),
+            vec!["http://h/".into(); MAX_URLS + 1],
+        )]);
+        assert_eq!(wide.expand(&["mirror://wide/a"]), Err(MirrorError::TooMany));
     }
 }

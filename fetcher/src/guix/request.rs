@@ -11,7 +11,7 @@ use store_index::store_path::{ItemName, split_base_name};
 
 use super::content_addressed;
 use super::datum::{self, Datum};
-use super::mirrors::Mirrors;
+use super::mirrors::{MAX_URLS, MirrorError, Mirrors};
 use crate::derivation::{Derivation, OutputError};
 use crate::git::Revision;
 use crate::mirrors::MirrorSites;
@@ -116,6 +116,9 @@ fn download(derivation: &Derivation, output: &str, store: &Store<'_>) -> Result<
     let given = datum.strings().ok_or_else(|| {
         Refusal::Wrong("url is neither a string nor a list of strings".to_owned())
     })?;
+    if given.len() > MAX_URLS {
+        return Err(Refusal::Wrong(MirrorError::TooMany.to_string()));
+    }
     let own = given
         .iter()
         .map(|url| parse_url(url))

@@ -121,8 +121,8 @@ impl<'a> Trace<'a> {
         self.print(state, "");
     }
 
-    /// What a client is told about content that was here: with the name of the place only if that is in a store, else
-    /// with a URL that ends in the output's name, which is what clients show.
+    /// What a client is told about content that was here: with the name of the place and its size only if that is in a
+    /// store, else with a URL that ends in the output's name, which is what clients show.
     fn hit(&self, attempt: &Attempt, in_store: bool) {
         let mut state = self.state();
         let path = if in_store {
@@ -130,15 +130,17 @@ impl<'a> Trace<'a> {
         } else {
             self.output.rsplit('/').next().unwrap_or_default()
         };
+        // Of nothing no size is told.
+        let bytes = if in_store { attempt.bytes } else { 0 };
         let download = Download {
             url: format!("file:///{}", escaped(path.trim_start_matches('/'))),
-            size: Some(attempt.bytes),
+            size: Some(bytes),
             done: 0,
             started: false,
             shown: None,
         };
         if self.traced {
-            self.succeed(&mut state, download, attempt.bytes);
+            self.succeed(&mut state, download, bytes);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::diagnosis;
 use crate::error::FetchError;
 use crate::publish;
 use crate::report::AttemptResult;
-use crate::source::{Candidate, SourceKind};
+use crate::source::Candidate;
 use crate::source_url::SourceUrl;
 use crate::staging::{Place, StagedFile, StagedTree};
 use crate::unpack::{self, ROOT_NAME, UnpackError, Unpacked};
@@ -95,9 +95,8 @@ impl Landing<'_> {
             self.keep_wrong(wrong, &archive.file, url);
             wrong.bytes = size;
         }
-        let is_own = candidate.kind == SourceKind::Url;
         // What cannot be unpacked has no hash that would help the packager.
-        if unpacked && self.leave_wrong && is_own && self.wrong.is_none() {
+        if unpacked && self.may_leave(candidate) {
             self.wrong = Some(WrongRoom {
                 staged: archive,
                 location: candidate.location.clone(),

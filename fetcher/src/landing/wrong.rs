@@ -29,12 +29,20 @@ impl WrongRoom {
 }
 
 impl Landing<'_> {
+    /// Says whether wrong bytes are the answer to whoever asks for the hash: the first ones that a URL of the request
+    /// sends, if somebody vouches for the server.
+    pub(super) fn may_leave(&self, candidate: &Candidate) -> bool {
+        self.leave_wrong
+            && self.wrong.is_none()
+            && candidate.kind == SourceKind::Url
+            && !self.downloader.came_from_anybody()
+    }
+
     /// Keeps the wrong body in the room for the daemon, if it is the first of the request's own URLs.
     pub(super) fn remember_wrong(&mut self, candidate: &Candidate) {
-        if !self.leave_wrong || candidate.kind != SourceKind::Url || self.wrong.is_some() {
-            return;
-        }
-        if let Some(staged) = self.staged.take() {
+        if self.may_leave(candidate)
+            && let Some(staged) = self.staged.take()
+        {
             let location = candidate.location.clone();
             self.wrong = Some(WrongRoom { staged, location });
         }

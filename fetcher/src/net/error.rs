@@ -31,6 +31,8 @@ pub enum NetError {
     Tls {
         /// For example "certificate has expired".
         reason: String,
+        /// The server's certificate is the cause, and nothing else.
+        of_certificate: bool,
     },
     /// Waited too long before the body.
     #[error("{phase} timed out after {} s", limit.as_secs_f32())]
@@ -245,6 +247,18 @@ impl NetError {
         }
     }
 
+    /// Returns true if a server would be asked that nothing vouches for.
+    pub fn is_of_trust(&self) -> bool {
+        matches!(
+            self.innermost(),
+            Self::Downgrade
+                | Self::Tls {
+                    of_certificate: true,
+                    ..
+                }
+        )
+    }
+
     /// Returns the error itself, without the redirect that led to it.
     pub fn innermost(&self) -> &Self {
         match self {
@@ -283,6 +297,7 @@ impl NetError {
         if let Some(tls) = find::<rustls::Error>(error) {
             return Self::Tls {
                 reason: tls_reason(tls),
+                of_certificate: matches!(tls, rustls::Error::InvalidCertificate(_)),
             };
         }
         if error.is_connect() && error.is_timeout() {

@@ -175,6 +175,17 @@ pub struct Client {
     access: Arc<Access>,
     /// How often URLs failed when a range was asked of them.
     range_refusals: RefCell<HashMap<String, u32>>,
+    trust: Trust,
+}
+
+/// Whom a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Servers whose certificates are in order.
+    Verified,
+    /// Any, by a redirect from https to http too: for content whose hash alone decides, and for requests that carry
+    /// nothing secret.
+    Anybody,
 }
 
 impl fmt::Debug for Client {
@@ -188,18 +199,22 @@ impl fmt::Debug for Client {
 impl Client {
     /// Builds the network stack without rules of a configuration.
     pub fn new(limits: Limits) -> Result<Self, NetError> {
-        Self::with_access(limits, Arc::default())
+        Self::with_access(Trust::Verified, limits, Arc::default())
     }
 
     /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
-    pub fn with_access(limits: Limits, access: Arc<Access>) -> Result<Self, NetError> {
+    pub fn with_access(
+        trust: Trust,
+        limits: Limits,
+        access: Arc<Access>,
+    ) -> Result<Self, NetError> {
         let setup = |reason: String| NetError::Setup { reason };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
             .build()
             .map_err(|error| setup(error.to_string()))?;
-        let http = tls::client_config().and_then(|tls| http(tls, &limits))?;
+        let http = tls::client_config(trust).and_then(|tls| http(tls, &limits))?;
         Ok(Self {
             range_refusals: RefCell::default(),
             runtime: Some(runtime),
@@ -207,6 +222,7 @@ impl Client {
             one_connection_each: OnceCell::new(),
             limits,
             access,
+            trust,
         })
     }
 
@@ -218,13 +234,19 @@ impl Client {
     /// Returns a client each of whose requests has a connection of its own, as in HTTP/1.1.
     fn one_connection_each(&self) -> &reqwest::Client {
         self.one_connection_each.get_or_init(|| {
-            let made = tls::client_config().and_then(|mut tls| {
+            let made = tls::client_config(self.trust).and_then(|mut tls| {
                 tls.alpn_protocols = vec![b"http/1.1".to_vec()];
                 http(tls, &self.limits)
             });
             // What could be made once can be made twice; if not, one connection does it.
             made.unwrap_or_else(|_| self.http.clone())
         })
+    }
+
+    /// Begins a way that may lead elsewhere.
+    fn route(&self, url: &SourceUrl) -> Result<Route, NetError> {
+        let access = Arc::clone(&self.access);
+        Route::new(url, self.limits.max_redirects, self.trust, access)
     }
 
     /// Passes the content of an http or https URL to `sink`, following redirects: the rest of it with `resume`, if
@@ -244,7 +266,7 @@ impl Client {
                 reason: "neither http nor https".into(),
             });
         }
-        let mut route = Route::new(url, self.limits.max_redirects, Arc::clone(&self.access))?;
+        let mut route = self.route(url)?;
         let delivered = self.deliver(&mut route, resume, sink, interrupt);
         delivered.map_err(|error| match error.class() {
             NetClass::Gone | NetClass::Trouble if route.was_redirected() => NetError::Redirected {
@@ -388,6 +410,13 @@ impl Drop for Client {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Says whether a request for a URL would carry secrets: to its server, or to a proxy.
+pub fn has_credentials(url: &SourceUrl, access: &Access) -> bool {
+    url.has_credentials()
+        || netrc::credentials(url.url(), access.netrc.as_deref()).is_some()
+        || proxy::some_has_credentials()
 }
 
 /// The system's resolver, as reqwest's own, but with errors that can be told apart by type.

@@ -3,6 +3,16 @@
 
 use reqwest::{NoProxy, Proxy};
 
+/// Returns true if the environment names a proxy with a user or a password.
+pub(super) fn some_has_credentials() -> bool {
+    const VARIABLES: [&str; 3] = ["http_proxy", "https_proxy", "all_proxy"];
+    VARIABLES.iter().any(|&lower| {
+        [lower.to_owned(), lower.to_uppercase()].iter().any(|name| {
+            std::env::var_os(name).is_some_and(|value| value.as_encoded_bytes().contains(&b'@'))
+        })
+    })
+}
+
 /// Returns them in the order in which they are asked. One that cannot be read is left out, as every other program does.
 pub(super) fn from_environment() -> Vec<Proxy> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

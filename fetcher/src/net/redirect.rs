@@ -8,6 +8,7 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::Trust;
 use super::error::NetError;
 use super::{Access, netrc};
 use crate::source_url::{SourceUrl, SourceUrlError};
@@ -19,6 +20,7 @@ pub(super) struct Route {
     credentials: Option<Credentials>,
     visited: HashSet<Url>,
     max_redirects: u32,
+    trust: Trust,
     access: Arc<Access>,
 }
 
@@ -43,10 +45,11 @@ impl Route {
     pub(super) fn new(
         start: &SourceUrl,
         max_redirects: u32,
+        trust: Trust,
         access: Arc<Access>,
     ) -> Result<Self, NetError> {
-        let mut route = Self::led_to(start, max_redirects, access)?;
-        if route.credentials.is_none() {
+        let mut route = Self::led_to(start, max_redirects, trust, access)?;
+        if route.credentials.is_none() && trust == Trust::Verified {
             route.credentials = netrc::credentials(start.url(), route.access.netrc.as_deref());
         }
         Ok(route)
@@ -56,9 +59,12 @@ impl Route {
     pub(super) fn led_to(
         start: &SourceUrl,
         max_redirects: u32,
+        trust: Trust,
         access: Arc<Access>,
     ) -> Result<Self, NetError> {
-        let credentials = start.has_credentials().then(|| Credentials {
+        // Nothing secret is told to anybody.
+        let may_tell = start.has_credentials() && trust == Trust::Verified;
+        let credentials = may_tell.then(|| Credentials {
             user: decoded(start.url().username()),
             password: start.url().password().map(decoded),
         });
@@ -69,6 +75,7 @@ impl Route {
             credentials,
             visited,
             max_redirects,
+            trust,
             access,
         })
     }
@@ -98,7 +105,7 @@ impl Route {
         let from = self.current.url();
         let target = from.join(location).map_err(|_| bad("to an invalid URL"))?;
         match (from.scheme(), target.scheme()) {
-            ("https", "http") => return Err(NetError::Downgrade),
+            ("https", "http") if self.trust == Trust::Verified => return Err(NetError::Downgrade),
             (_, "http" | "https") => {}
             _ => return Err(bad("to something other than http and https")),
         }
@@ -151,7 +158,8 @@ mod tests {
 
     fn route(start: &str) -> Route {
         let access = Arc::new(Access::default());
-        Route::new(&SourceUrl::parse(start).unwrap(), 20, access).unwrap()
+        let start = SourceUrl::parse(start).unwrap();
+        Route::new(&start, 20, Trust::Verified, access).unwrap()
     }
 
     fn followed(start: &str, location: &str) -> Result<String, NetError> {
@@ -212,6 +220,15 @@ mod tests {
             route("http://h/a").follow(Some(b"/\xff")),
             Err(NetError::BadRedirect { .. })
         ));
+    }
+
+    #[test]
+    fn who_trusts_anybody_tells_nobody_anything() {
+        let start = SourceUrl::parse("https://me:secret@h/a").unwrap();
+        let mut route = Route::new(&start, 20, Trust::Anybody, Arc::default()).unwrap();
+        assert!(route.credentials().is_none());
+        route.follow(Some(b"http://h/b")).unwrap();
+        assert_eq!(route.current().url().as_str(), "http://h/b");
     }
 
     #[test]

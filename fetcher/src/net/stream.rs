@@ -33,7 +33,8 @@ impl Client {
         interrupt: &'a AtomicBool,
     ) -> Result<Answer<'a>, NetError> {
         let begin = if is_led { Route::led_to } else { Route::new };
-        let mut route = begin(url, self.limits.max_redirects, Arc::clone(&self.access))?;
+        let access = Arc::clone(&self.access);
+        let mut route = begin(url, self.limits.max_redirects, self.trust, access)?;
         let is_post = body.is_some();
         let answer = self.follow(&mut route, headers, body, interrupt);
         answer.map_err(|error| {

@@ -15,19 +15,25 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
+use super::Trust;
 use super::error::NetError;
 
 /// Environment variables that may name a bundle of certificates, the first one that is set and readable winning.
 const BUNDLE_VARIABLES: [&str; 2] = ["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"];
 
 /// Configures TLS 1.2 and 1.3 with the roots that the environment asks for.
-pub(super) fn client_config() -> Result<ClientConfig, NetError> {
+pub(super) fn client_config(trust: Trust) -> Result<ClientConfig, NetError> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = LazyVerifier {
-        bundle: bundle_from_environment(),
-        provider: Arc::clone(&provider),
-        first: OnceLock::new(),
-        native: OnceLock::new(),
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        Trust::Verified => Arc::new(LazyVerifier {
+            bundle: bundle_from_environment(),
+            provider: Arc::clone(&provider),
+            first: OnceLock::new(),
+            native: OnceLock::new(),
+        }),
+        Trust::Anybody => Arc::new(NoVerifier {
+            provider: Arc::clone(&provider),
+        }),
     };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -35,7 +41,7 @@ pub(super) fn client_config() -> Result<ClientConfig, NetError> {
             reason: error.to_string(),
         })?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     // reqwest leaves a preconfigured backend as it is: without this line everything is HTTP/1.1.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -143,6 +149,49 @@ impl ServerCertVerifier for LazyVerifier {
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.first()?
             .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Takes whoever answers, with a certificate that nobody could read, too.
+#[derive(Debug)]
+struct NoVerifier {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for NoVerifier {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

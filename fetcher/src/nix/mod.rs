@@ -28,6 +28,9 @@ const DEFAULT_STORE: &str = "/nix/store";
 /// What repairs a store with a corrupt file.
 const REPAIR: &str = "nix-store --verify --check-contents --repair";
 
+/// How the file is called by which Nix locks an output in its store for as long as it is built or compared.
+const LOCK_SUFFIX: &str = ".lock";
+
 /// The build failed. Nix knows success and failure only.
 const FAILED: u8 = 1;
 
@@ -97,8 +100,10 @@ fn deliver(
     }
 }
 
-/// If the output is in the store already, we were called to compare: what is here would only be compared with itself.
-/// In the sandbox this shows where the whole store is mounted somewhere else, outside it where Nix chose another name.
+/// If the output is in the build's own store already, we were called to compare: what is here would only be compared
+/// with itself. In the sandbox this shows where the whole store is mounted somewhere else, outside it where Nix chose
+/// another name. A store of another machine may be mounted somewhere too, and whatever it has is no reason to go to the
+/// network; but only in its own store has Nix locked the output for us.
 fn is_check(settings: &Settings, request: &crate::request::Request) -> bool {
     let crate::request::Target::Given(out) = &request.target else {
         return false;
@@ -113,9 +118,18 @@ fn is_check(settings: &Settings, request: &crate::request::Request) -> bool {
         .map(ToOwned::to_owned)
         .into_iter()
         .chain(own);
+    let stores = &settings.named.stores;
     names.into_iter().any(|name: std::ffi::OsString| {
         let is_there = |path: &Path| path != out && fs_err::symlink_metadata(path).is_ok();
-        let stores = &settings.named.stores;
-        stores.iter().any(|store| is_there(&store.real.join(&name)))
+        let mut lock = name.clone();
+        lock.push(LOCK_SUFFIX);
+        let is_own = |store: &Path| {
+            store == Path::new(&settings.store)
+                || out.parent() == Some(store)
+                || is_there(&store.join(&lock))
+        };
+        stores
+            .iter()
+            .any(|store| is_there(&store.real.join(&name)) && is_own(&store.real))
     })
 }

@@ -48,29 +48,38 @@ enum Tool {
 }
 
 impl PresentStore {
-    /// Finds it: the first store that was named, else that of the environment, else the usual one whose program is
-    /// here.
+    /// Finds it: the first store that an option or variable names, else that of the environment, else the first of the
+    /// configuration that is here, else the usual one whose program is here.
     pub fn find(
         named: &Named,
         env_store: Option<&str>,
         guix: Option<&Path>,
     ) -> Result<Self, FetchError> {
+        let belongs_there = |store: &&StoreOption| store.real == Path::new(&store.logical);
+        let mut at_home = named.stores.iter().filter(belongs_there);
+        // A configuration speaks of what is often there.
+        let is_configured = named.may_be_absent.stores;
         let logical = match (named.stores.first(), env_store) {
-            (Some(store), _) if store.real != Path::new(&store.logical) => {
-                return Err(FetchError::usage(format!(
-                    "nothing can be added to the store {} at {}: only where it belongs does its daemon know it",
-                    store.logical,
-                    printable(&store.real)
-                )));
-            }
-            (Some(store), _) => store.logical.clone(),
-            (None, Some(store)) => {
+            (Some(first), _) if !is_configured => match at_home.next() {
+                Some(store) => store.logical.clone(),
+                None => {
+                    return Err(FetchError::usage(format!(
+                        "nothing can be added to the store {} at {}: only where it belongs does its daemon know it",
+                        first.logical,
+                        printable(&first.real)
+                    )));
+                }
+            },
+            (_, Some(store)) => {
                 let option = StoreOption::parse(store, None).map_err(|error| {
                     FetchError::usage(format!("the store '{}': {error}", store.escape_debug()))
                 })?;
                 option.logical
             }
-            (None, None) => usual(guix)?,
+            _ => match at_home.find(|store| store.real.is_dir()) {
+                Some(store) => store.logical.clone(),
+                None => usual(guix)?,
+            },
         };
         if logical.ends_with(GUIX_STORE_END) {
             let guix = guix.map_or_else(|| PathBuf::from(GUIX_STORE.1), Path::to_owned);

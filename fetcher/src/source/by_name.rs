@@ -45,7 +45,7 @@ pub(super) fn candidates(
         guesses.extend(pool_path(name));
     }
     for guess in guesses {
-        if !found.contains(&guess) && is_file(root, &guess) {
+        if !found.contains(&guess) && root.has_file(&guess, None) {
             found.push(guess);
         }
     }
@@ -54,10 +54,6 @@ pub(super) fn candidates(
     }
     found.truncate(MAX_CANDIDATES);
     found
-}
-
-fn is_file(root: &Beneath, relative: &Path) -> bool {
-    fs_err::symlink_metadata(root.path().join(relative)).is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Names that the content may have: those of the URLs, then Debian's spelling of each.
@@ -133,7 +129,10 @@ fn search(root: &Beneath, names: &[String], watch: Watch<'_>, found: &mut Vec<Pa
     let (mut listings, mut entries) = (0, 0);
     while let Some(directory) = directories.pop_front() {
         let whole = root.path().join(&directory);
-        // Another file system mounted below may be one that hangs.
+        // Another file system that is mounted below was not named, and one that may hang is not even touched.
+        if root.may_hang(&directory) {
+            continue;
+        }
         if !fs_err::symlink_metadata(&whole).is_ok_and(|metadata| metadata.dev() == top.dev()) {
             continue;
         }

@@ -125,9 +125,8 @@ impl OnThisMachine {
 
 /// Looks, without reading, whether a file is still what it was when it was indexed.
 fn is_there(place: &Place, entry: &Entry) -> bool {
-    let path = place.root().path().join(entry.location.relative_path());
-    fs_err::symlink_metadata(path)
-        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == entry.size)
+    let path = entry.location.relative_path();
+    place.root().has_file(&path, Some(entry.size))
 }
 
 impl OnThisMachine {

@@ -42,11 +42,12 @@ impl Source for ExactNames {
             .iter()
             .filter_map(|name| {
                 let base_name = paths.base_name(name);
-                if request.is_given_output(base_name.as_ref()) {
+                let item = self.store.root.path().join(&base_name);
+                if request.is_given_output(&item) {
                     return None;
                 }
                 // An item that is there may still be half built: what lands is hashed.
-                fs_err::symlink_metadata(self.store.root.path().join(&base_name)).ok()?;
+                fs_err::symlink_metadata(item).ok()?;
                 let names = KnownNames::Known(vec![name.to_string()]);
                 Some(Candidate::local(
                     SourceKind::Store,
@@ -135,7 +136,9 @@ impl Source for AnyName {
             let Some((digest, name)) = store_path::split_base_name(base_name) else {
                 continue;
             };
-            if paths.path_digest(name) == digest && !request.is_given_output(base_name.as_ref()) {
+            if paths.path_digest(name) == digest
+                && !request.is_given_output(&self.store.root.path().join(base_name))
+            {
                 matches.push((base_name.to_owned(), name.to_owned()));
             }
         }

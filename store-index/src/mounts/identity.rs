@@ -1,6 +1,6 @@
 //! How a disc is known again: by what is on it, since users cannot read devices and squashfs has no label.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -55,7 +55,14 @@ fn content(root: &Path, hasher: &mut sha2::Sha256) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::open(root, flags, Mode::empty()).map_err(named)?;
     let device = rustix::fs::fstat(&top).map_err(named)?.st_dev;
-    let info = disk_info(root, top.as_fd())?;
+    // A directory that hangs counts as the directory that it is mounted on, as any other file system does.
+    let hanging = super::hanging_below(root);
+    let is_hanging = |path: &Path| hanging.iter().any(|mount_point| mount_point == path);
+    let info = if is_hanging(Path::new(".disk")) {
+        Vec::new()
+    } else {
+        disk_info(root, top.as_fd())?
+    };
     number(hasher, info.len() as u64);
     hasher.update(&info);
 
@@ -66,6 +73,11 @@ fn content(root: &Path, hasher: &mut sha2::Sha256) -> io::Result<()> {
     names.retain(|name| name.as_bytes() != INDEX_DIR);
     number(hasher, names.len() as u64);
     for name in names {
+        let path = Path::new(OsStr::from_bytes(name.as_bytes()));
+        if is_hanging(path) {
+            hash_entry(hasher, b"d", &name, 0);
+            continue;
+        }
         let is_directory = entry(hasher, top.as_fd(), &name).map_err(named)?;
         if !is_directory {
             continue;
@@ -78,7 +90,11 @@ fn content(root: &Path, hasher: &mut sha2::Sha256) -> io::Result<()> {
         };
         number(hasher, names.len() as u64);
         for name in names {
-            entry(hasher, directory.as_fd(), &name).map_err(named)?;
+            if is_hanging(&path.join(OsStr::from_bytes(name.as_bytes()))) {
+                hash_entry(hasher, b"d", &name, 0);
+            } else {
+                entry(hasher, directory.as_fd(), &name).map_err(named)?;
+            }
         }
     }
     Ok(())
@@ -148,11 +164,15 @@ fn entry(
         FileType::Symlink => (b"l", 0),
         _ => (b"o", 0),
     };
+    hash_entry(hasher, letter, name, size);
+    Ok(letter == b"d")
+}
+
+fn hash_entry(hasher: &mut sha2::Sha256, letter: &[u8; 1], name: &CString, size: u64) {
     hasher.update(letter);
     number(hasher, name.as_bytes().len() as u64);
     hasher.update(name.as_bytes());
     number(hasher, size);
-    Ok(letter == b"d")
 }
 
 fn number(hasher: &mut sha2::Sha256, number: u64) {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
+use crate::path_text::printable;
+
 pub use self::identity::{MAX_IDENTITY_ENTRIES, medium_identity};
 pub use self::label::{MAX_LABEL_CHARS, label_and_uuid};
 pub use self::table::parse;
@@ -22,6 +24,13 @@ const MEDIA_FILE_SYSTEMS: [&str; 5] = ["iso9660", "udf", "fuse.fuseiso", "squash
 
 /// Stores, and where the parts of one are mounted: what lies there is found as a store's.
 const STORE_DIRS: [&str; 2] = ["/nix", "/gnu"];
+
+/// File systems whose server may be gone, so that whoever touches them waits for it, and the triggers of automatic
+/// mounts. Those in user space, `fuse.*`, are meant too.
+const MAY_HANG: [&str; 14] = [
+    "9p", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "fuse", "gpfs", "lustre", "nfs",
+    "nfs4", "smb3", "smbfs",
+];
 
 /// Snaps: a squashfs a program, and no sources in it.
 const SNAP_DIRS: [&str; 2] = ["/snap", "/var/lib/snapd"];
@@ -123,6 +132,53 @@ pub fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
         .iter()
         .filter(|mount| path.starts_with(&mount.mount_point))
         .max_by_key(|mount| mount.mount_point.components().count())
+}
+
+/// Says whether a mount may hang when it is touched: network file systems, and FUSE except for images of discs.
+pub fn may_hang(mount: &Mount) -> bool {
+    let fs_type = mount.fs_type.as_str();
+    let in_user_space = fs_type.starts_with("fuse.") && !MEDIA_FILE_SYSTEMS.contains(&fs_type);
+    MAY_HANG.contains(&fs_type) || in_user_space
+}
+
+/// Returns where something that may hang is mounted below a directory, relative to it. Nothing below the directory is
+/// touched. Without a mount table there is nothing to be known.
+pub fn hanging_below(root: &Path) -> Vec<PathBuf> {
+    let mut mounts = mounted().unwrap_or_default();
+    mounts.retain(may_hang);
+    if mounts.is_empty() {
+        return Vec::new();
+    }
+    // The table knows no symbolic links.
+    let Ok(root) = fs_err::canonicalize(root) else {
+        return Vec::new();
+    };
+    hanging_among(&mounts, &root)
+}
+
+/// Returns a warning that what may hang is left out below a root, if anything is.
+pub fn warning_of_hanging(root: &Path, hanging: &[PathBuf]) -> Option<String> {
+    let (first, others) = hanging.split_first()?;
+    let others = match others.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "{}{others} below {} is left out: a network or FUSE mount that was not named itself is not touched, since it hangs when its server is gone; name it if it shall be looked at",
+        printable(&root.join(first)),
+        printable(root),
+    ))
+}
+
+fn hanging_among(mounts: &[Mount], root: &Path) -> Vec<PathBuf> {
+    let below = mounts
+        .iter()
+        .filter(|mount| may_hang(mount))
+        .filter_map(|mount| {
+            let relative = mount.mount_point.strip_prefix(root).ok()?;
+            (!relative.as_os_str().is_empty()).then(|| relative.to_owned())
+        });
+    below.collect()
 }
 
 /// Says whether a mount is looked at without being named: discs and images of discs, and removable block devices;
@@ -297,6 +353,28 @@ mod tests {
             let found = mount_of(&mounts, Path::new(path)).unwrap();
             assert_eq!(found.mount_point, Path::new(mount_point));
         }
+    }
+
+    #[test]
+    fn what_may_hang_is_told_from_the_rest() {
+        let mounts = [
+            mount("/srv", "nfs4"),
+            mount("/srv/mirror", "ext4"),
+            mount("/srv/mirror/nfs", "nfs"),
+            mount("/srv/mirror/ssh", "fuse.sshfs"),
+            mount("/srv/mirror/auto", "autofs"),
+            mount("/srv/mirror/a/iso", "fuse.fuseiso"),
+            mount("/srv/mirror/a/ntfs", "fuseblk"),
+            mount("/srv/mirror2/nfs", "nfs"),
+        ];
+        let found = |root: &str| hanging_among(&mounts, Path::new(root));
+        assert_eq!(
+            found("/srv/mirror"),
+            ["nfs", "ssh", "auto"].map(PathBuf::from)
+        );
+        // What was named is entered, whatever it is.
+        assert!(found("/srv/mirror/nfs").is_empty());
+        assert_eq!(found("/srv").len(), 4);
     }
 
     #[test]

@@ -6,11 +6,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use walkdir::{DirEntry, WalkDir};
-
 use super::UpdateError;
 use super::pool::Job;
 use super::session::Session;
+use super::walk::{Entry, Kind, Walk, WalkError};
 use crate::format::{MAX_PATH_LEN, compare_paths};
 use crate::hash_file::mtime_ns;
 use crate::path_text;
@@ -42,23 +41,16 @@ pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError
     let mut known = KnownFiles::new(&segments).map_err(|error| session.index_error(error))?;
     let index_dir = fs_err::canonicalize(session.index_dir()).ok();
     let root = fs_err::canonicalize(session.real()).map_err(|error| session.root_error(error))?;
-    let walk = WalkDir::new(&root)
-        .follow_links(false)
-        .same_file_system(true)
-        .sort_by_file_name();
-    for entry in walk
-        .into_iter()
-        .filter_entry(|entry| !is_index(entry, index_dir.as_deref()))
-    {
+    for entry in Walk::new(&root, |entry| is_index(entry, index_dir.as_deref())) {
         if session.watch.interrupted() {
             return Err(UpdateError::Interrupted);
         }
         match entry {
-            Ok(entry) if entry.file_type().is_file() => {
+            Ok(entry) if entry.kind == Kind::File => {
                 visit(session, &mut known, &root, &entry, steady)?
             }
             Ok(_) => {}
-            Err(error) if error.depth() == 0 => return Err(session.root_error(error.into())),
+            Err(error) if error.depth == 0 => return Err(session.root_error(error.source)),
             Err(error) => unreadable(session, &error),
         }
     }
@@ -67,9 +59,8 @@ pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError
 }
 
 /// Returns true for an index that lies in the tree.
-pub(super) fn is_index(entry: &DirEntry, index_dir: Option<&Path>) -> bool {
-    entry.file_type().is_dir()
-        && entry.depth() > 0
+pub(super) fn is_index(entry: &Entry, index_dir: Option<&Path>) -> bool {
+    entry.kind == Kind::Directory
         && (entry.file_name() == OsStr::new(IN_PLACE_DIR) || index_dir == Some(entry.path()))
 }
 
@@ -77,7 +68,7 @@ fn visit(
     session: &mut Session<'_>,
     known: &mut KnownFiles<'_>,
     root: &Path,
-    entry: &DirEntry,
+    entry: &Entry,
     steady: bool,
 ) -> Result<(), UpdateError> {
     let path = entry
@@ -113,12 +104,9 @@ fn visit(
     session.submit(Job::FolderFile(path.to_vec()))
 }
 
-pub(super) fn unreadable(session: &mut Session<'_>, error: &walkdir::Error) {
-    let gone = error
-        .io_error()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-    if !gone {
-        session.unreadable(&path_text::printable(Path::new(&error.to_string())));
+pub(super) fn unreadable(session: &mut Session<'_>, error: &WalkError) {
+    if error.source.kind() != std::io::ErrorKind::NotFound {
+        session.unreadable(&path_text::printable(Path::new(&error.source.to_string())));
     }
 }
 

@@ -9,10 +9,9 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use walkdir::DirEntry;
-
 use super::UpdateError;
 use super::session::Session;
+use super::walk::{Kind, Walk};
 use crate::beneath::Beneath;
 use crate::checksum_list::{self, ListKind, Listed};
 use crate::digest::Digest;
@@ -87,7 +86,7 @@ impl Hints {
     pub(super) fn gather(
         session: &mut Session<'_>,
         root: &Path,
-        walk: impl Iterator<Item = walkdir::Result<DirEntry>>,
+        walk: Walk<'_>,
     ) -> Result<Self, UpdateError> {
         let mut hints = Self::new(session.kinds());
         let watch = session.watch;
@@ -291,11 +290,7 @@ fn flat_kind(digest: &Digest) -> Option<KeyKind> {
     })
 }
 
-fn find_lists(
-    root: &Path,
-    walk: impl Iterator<Item = walkdir::Result<DirEntry>>,
-    watch: Watch<'_>,
-) -> Result<Vec<List>, UpdateError> {
+fn find_lists(root: &Path, walk: Walk<'_>, watch: Watch<'_>) -> Result<Vec<List>, UpdateError> {
     let mut lists = Vec::new();
     // What cannot be listed is told by the walk that follows.
     for entry in walk.flatten() {
@@ -304,7 +299,7 @@ fn find_lists(
         }
         watch.progress.advance(1);
         let name = entry.file_name().as_bytes();
-        if !entry.file_type().is_file() || checksum_list::recognise(name).is_none() {
+        if entry.kind != Kind::File || checksum_list::recognise(name).is_none() {
             continue;
         }
         if let Ok(path) = entry.path().strip_prefix(root) {

@@ -4,11 +4,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use walkdir::{DirEntry, WalkDir};
-
 use super::folder::{Keep, KnownFiles, has_steady_inodes, is_index, unreadable};
 use super::hints::Hints;
 use super::session::Session;
+use super::walk::{Entry, Kind, Walk};
 use super::{Reading, UpdateError};
 use crate::format::MAX_PATH_LEN;
 use crate::hash_file::mtime_ns;
@@ -50,14 +49,7 @@ struct Scan<'k> {
 pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError> {
     let root = fs_err::canonicalize(session.real()).map_err(|error| session.root_error(error))?;
     let index_dir = fs_err::canonicalize(session.index_dir()).ok();
-    let walk = || {
-        WalkDir::new(&root)
-            .follow_links(false)
-            .same_file_system(true)
-            .sort_by_file_name()
-            .into_iter()
-            .filter_entry(|entry| !is_index(entry, index_dir.as_deref()))
-    };
+    let walk = || Walk::new(&root, |entry| is_index(entry, index_dir.as_deref()));
     let hints = match session.update().reading {
         Reading::All => None,
         Reading::Unlisted | Reading::Nothing => Some(Hints::gather(session, &root, walk())?),
@@ -82,9 +74,9 @@ pub(super) fn scan(session: &mut Session<'_>) -> Result<Option<i64>, UpdateError
         }
         session.watch.progress.advance(1);
         match entry {
-            Ok(entry) if entry.file_type().is_file() => scan.visit(session, &root, &entry)?,
+            Ok(entry) if entry.kind == Kind::File => scan.visit(session, &root, &entry)?,
             Ok(_) => {}
-            Err(error) if error.depth() == 0 => return Err(session.root_error(error.into())),
+            Err(error) if error.depth == 0 => return Err(session.root_error(error.source)),
             Err(error) => unreadable(session, &error),
         }
         if scan.unread.len() >= MAX_ORDERED {
@@ -107,7 +99,7 @@ impl Scan<'_> {
         &mut self,
         session: &mut Session<'_>,
         root: &Path,
-        entry: &DirEntry,
+        entry: &Entry,
     ) -> Result<(), UpdateError> {
         use std::os::unix::ffi::OsStrExt as _;
         let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());

@@ -8,6 +8,7 @@ mod medium;
 mod pool;
 mod session;
 mod store;
+mod walk;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::time::Instant;
 use crate::directory_links;
 use crate::index_writer::{IndexWriter, WriteError};
 use crate::key::KeySet;
+use crate::mounts::{hanging_below, warning_of_hanging};
 use crate::root::{Root, RootKind};
 use crate::segment::SegmentError;
 use crate::watch::{Unit, Watch};
@@ -188,7 +190,11 @@ pub fn run(update: &Update, watch: Watch<'_>) -> Result<Summary, UpdateError> {
         error => error.into(),
     })?;
     writer.record_real(&update.real);
-    let (kinds, warnings) = (writer.kinds(), writer.warnings().to_vec());
+    let (kinds, mut warnings) = (writer.kinds(), writer.warnings().to_vec());
+    warnings.extend(warning_of_hanging(
+        &update.real,
+        &hanging_below(&update.real),
+    ));
     watch.progress.begin(
         &format!("indexing {}", crate::path_text::printable(&update.real)),
         None,

@@ -17,6 +17,7 @@ use super::session::Session;
 use crate::format::{MAX_PATH_LEN, SectionKind};
 use crate::hash_file::{let_settle, mtime_ns};
 use crate::links::{self, LinkName};
+use crate::mounts::hanging_below;
 use crate::path_text;
 use crate::segment::SegmentError;
 use crate::segment::reader::Segment;
@@ -122,6 +123,7 @@ fn scan_items(session: &mut Session<'_>, links: LinksSeen) -> Result<(), UpdateE
     let segments = session.segments();
     let mut known = KnownSet::read(&segments, SectionKind::Items)
         .map_err(|error| session.index_error(error))?;
+    let hanging = hanging_below(session.real());
     let mut items = Vec::new();
     for entry in fs_err::read_dir(session.real()).map_err(|error| session.root_error(error))? {
         let entry = entry.map_err(|error| session.root_error(error))?;
@@ -129,6 +131,9 @@ fn scan_items(session: &mut Session<'_>, links: LinksSeen) -> Result<(), UpdateE
         let Some((digest, _)) = name.to_str().and_then(split_base_name) else {
             continue;
         };
+        if hanging.iter().any(|mount_point| *mount_point == *name) {
+            continue;
+        }
         let is_known = match known.see(&digest) {
             Known::Yes(inode) if inode == entry.ino() => true,
             // The name came back with something else behind it.

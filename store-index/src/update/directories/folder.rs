@@ -6,8 +6,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use walkdir::{DirEntry, WalkDir};
-
 use super::blob_ids::BlobIds;
 use super::fingerprint::Fingerprinter;
 use super::nar_trees::{self, Target};
@@ -21,6 +19,7 @@ use crate::key::KeyKind;
 use crate::segment::SegmentError;
 use crate::tree::{MAX_DEPTH, Skip, Visitor as _};
 use crate::update::folder::has_steady_inodes;
+use crate::update::walk::{Entry, Kind, Walk};
 use crate::update::{Summary, Update, UpdateError, index_error, root_error};
 use crate::watch::Watch;
 
@@ -46,9 +45,6 @@ pub(super) fn wanted(
         git: with_git.then(|| GitHasher::new(Algorithm::Sha1)),
         steady: has_steady_inodes(&root),
         index_dir: fs_err::canonicalize(&update.index_dir).ok(),
-        device: fs_err::metadata(&root)
-            .map_err(|error| root_error(&update.real, error))?
-            .dev(),
         open: Vec::new(),
         links: &mut git,
         targets: Vec::new(),
@@ -79,8 +75,6 @@ impl From<SegmentError> for Stop {
 
 struct Scan<'s> {
     root: PathBuf,
-    /// The file system of the root.
-    device: u64,
     index_dir: Option<PathBuf>,
     steady: bool,
     ids: Option<BlobIds<'s>>,
@@ -106,11 +100,7 @@ struct Open {
 
 impl Scan<'_> {
     fn run(&mut self, watch: Watch<'_>) -> Result<(), Stop> {
-        let mut walk = WalkDir::new(&self.root)
-            .follow_links(false)
-            .same_file_system(true)
-            .sort_by_file_name()
-            .into_iter();
+        let mut walk = Walk::new(&self.root, |_| false);
         while let Some(entry) = walk.next() {
             if watch.interrupted() {
                 return Err(Stop::Interrupted);
@@ -120,16 +110,17 @@ impl Scan<'_> {
                 self.spoil_all();
                 continue;
             };
-            self.close_to(entry.depth());
-            let is_directory = entry.file_type().is_dir();
-            if entry.depth() > 0 && self.passes_over(&entry) {
-                if is_directory {
-                    walk.skip_current_dir();
-                }
-            } else if is_directory {
-                self.enter(&entry);
-            } else if entry.depth() > 0 {
-                self.leaf(&entry)?;
+            self.close_to(entry.depth);
+            if entry.depth > 0 && self.passes_over(&entry) {
+                walk.skip_directory();
+                continue;
+            }
+            match entry.kind {
+                Kind::Directory => self.enter(&entry),
+                // What is mounted there is another tree.
+                Kind::Elsewhere => self.spoil_innermost(),
+                _ if entry.depth > 0 => self.leaf(&entry)?,
+                _ => {}
             }
         }
         self.close_to(0);
@@ -149,7 +140,7 @@ impl Scan<'_> {
     }
 
     /// Sees to entries that are no content: metadata of checkouts, and the index itself.
-    fn passes_over(&mut self, entry: &DirEntry) -> bool {
+    fn passes_over(&mut self, entry: &Entry) -> bool {
         let name = entry.file_name().as_bytes();
         if Skip::Metadata.passes_over(name) {
             if let Some(open) = self.open.last_mut() {
@@ -165,20 +156,16 @@ impl Scan<'_> {
         is_index
     }
 
-    fn enter(&mut self, entry: &DirEntry) {
-        let elsewhere = entry
-            .metadata()
-            .map_or(true, |metadata| metadata.dev() != self.device);
+    fn enter(&mut self, entry: &Entry) {
         if let Some(git) = &mut self.git {
             // The hasher keeps all in memory, where nothing can fail.
-            if entry.depth() > 0 {
+            if entry.depth > 0 {
                 git.entry_start(entry.file_name().as_bytes()).ok();
             }
             git.directory_start().ok();
         }
         self.open.push(Open {
             path: entry.path().to_owned(),
-            spoilt: elsewhere,
             height: 1,
             ..Open::default()
         });
@@ -224,12 +211,12 @@ impl Scan<'_> {
     }
 
     /// A file, symbolic link, or what is neither.
-    fn leaf(&mut self, entry: &DirEntry) -> Result<(), Stop> {
+    fn leaf(&mut self, entry: &Entry) -> Result<(), Stop> {
         let name = entry.file_name().as_bytes();
         let Some(open) = self.open.last_mut() else {
             return Ok(());
         };
-        if entry.file_type().is_symlink() {
+        if entry.kind == Kind::Symlink {
             let Ok(target) = fs_err::read_link(entry.path()) else {
                 open.spoilt = true;
                 return Ok(());
@@ -253,7 +240,7 @@ impl Scan<'_> {
     }
 
     /// Adds the id that the index has of a file to the directory, if the file is as it was when that was taken.
-    fn file_id(&mut self, entry: &DirEntry, metadata: &std::fs::Metadata) -> Result<(), Stop> {
+    fn file_id(&mut self, entry: &Entry, metadata: &std::fs::Metadata) -> Result<(), Stop> {
         let relative = self.relative(entry.path()).to_vec();
         let (Some(ids), Some(git)) = (&mut self.ids, &mut self.git) else {
             return Ok(());
