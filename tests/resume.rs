@@ -558,13 +558,17 @@ fn killed_on_the_way_to_another_file_system() {
         std::thread::sleep(whole * kill / KILLS);
         running.signal(Signal::KILL);
         killed += u32::from(running.wait().was_killed());
-        if output.exists() {
+        let was_done = output.exists();
+        if was_done {
             assert!(fs_err::read(&output).unwrap() == world.body, "kill {kill}");
         }
         run().go().exits(0);
         assert!(fs_err::read(&output).unwrap() == world.body, "kill {kill}");
         assert_eq!(names_in(other.path()), ["big"], "kill {kill}");
-        assert_eq!(names_in(&world.spool()), [""; 0], "kill {kill}");
+        if !was_done {
+            // Else what was left is for the next download to remove.
+            assert_eq!(names_in(&world.spool()), [""; 0], "kill {kill}");
+        }
     }
     assert!(killed >= KILLS / 4, "only {killed} kills came in time");
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc;
 
 use rustix::fs::Advice;
@@ -25,6 +26,9 @@ const BUFFERS: usize = 32;
 
 /// How much is copied without hashing before a look at the interrupt flag, in bytes.
 const UNHASHED_LEN: u64 = 64 << 20;
+
+/// How much is moved at a time, in bytes.
+const MOVED_LEN: usize = 1024 * 1024;
 
 /// Why a copy ended early.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +91,25 @@ pub(crate) fn copy_unhashed(mut from: &File, mut to: &File, watch: Watch<'_>) ->
             return Ok(());
         }
     }
+}
+
+/// Moves what is in a file into an empty one without hashing it: from its end, so that both together never take more
+/// room than one and a little.
+pub(crate) fn move_unhashed(from: &File, to: &File, watch: Watch<'_>) -> io::Result<()> {
+    let mut left = from.metadata()?.len();
+    let mut buffer = vec![0; MOVED_LEN];
+    while left > 0 {
+        if watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let start = (left - 1) / MOVED_LEN as u64 * MOVED_LEN as u64;
+        let part = &mut buffer[..(left - start) as usize];
+        from.read_exact_at(part, start)?;
+        to.write_all_at(part, start)?;
+        from.set_len(start)?;
+        left = start;
+    }
+    Ok(())
 }
 
 /// Reads `from` once: hashes it and, if there is a file to write to, writes it.
@@ -183,26 +206,52 @@ fn step(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use store_index::watch::NoProgress;
 
-    #[test]
-    fn a_copy_without_a_hash_begins_at_the_beginning_and_ends_when_told_to() {
-        let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        from.write_all(b"content").unwrap();
-        let interrupt = AtomicBool::new(true);
-        let watch = Watch {
+    fn with_interrupt(set: bool, run: impl FnOnce(Watch<'_>) -> io::Result<()>) -> io::Result<()> {
+        let interrupt = AtomicBool::new(set);
+        run(Watch {
             interrupt: &interrupt,
             progress: &NoProgress,
-        };
-        let ended = copy_unhashed(&from, &to, watch).unwrap_err();
-        assert_eq!(ended.kind(), io::ErrorKind::Interrupted);
+        })
+    }
+
+    #[test]
+    fn what_is_not_hashed_is_whole_all_the_same() {
+        for len in [0, 1, MOVED_LEN - 1, MOVED_LEN, 2 * MOVED_LEN + 7] {
+            let content: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            let files = || {
+                let mut from = tempfile::tempfile().unwrap();
+                from.write_all(&content).unwrap();
+                (from, tempfile::tempfile().unwrap())
+            };
+            let is_there = |file: &File| {
+                let mut there = Vec::new();
+                let mut file = file;
+                file.rewind().unwrap();
+                file.read_to_end(&mut there).unwrap();
+                there == content
+            };
+            let (from, to) = files();
+            with_interrupt(false, |watch| copy_unhashed(&from, &to, watch)).unwrap();
+            assert!(is_there(&to) && is_there(&from));
+            let (from, to) = files();
+            with_interrupt(false, |watch| move_unhashed(&from, &to, watch)).unwrap();
+            assert!(is_there(&to));
+            assert_eq!(from.metadata().unwrap().len(), 0);
+        }
+    }
+
+    #[test]
+    fn whoever_is_told_to_stop_copies_nothing() {
+        let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.write_all(b"content").unwrap();
+        let copied = with_interrupt(true, |watch| copy_unhashed(&from, &to, watch));
+        let moved = with_interrupt(true, |watch| move_unhashed(&from, &to, watch));
+        for ended in [copied, moved] {
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        }
         assert_eq!(to.metadata().unwrap().len(), 0);
-        interrupt.store(false, Ordering::Relaxed);
-        copy_unhashed(&from, &to, watch).unwrap();
-        let mut copied = String::new();
-        (&to).rewind().unwrap();
-        (&to).read_to_string(&mut copied).unwrap();
-        assert_eq!(copied, "content");
     }
 }

@@ -93,7 +93,8 @@ impl Landing<'_> {
         if wrong.is_output() {
             return publish::leave_to_daemon(wrong, executable);
         }
-        self.copy_into_room(&wrong.file)?;
+        let watch = self.watch;
+        copy::move_unhashed(&wrong.file, &self.room()?.file, watch)?;
         match self.staged.take() {
             Some(staged) => publish::leave_to_daemon(staged, executable),
             None => Ok(()),
