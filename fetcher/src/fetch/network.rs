@@ -363,6 +363,7 @@ impl Wait {
 fn url_of(candidate: &Candidate) -> Option<Cow<'_, SourceUrl>> {
     match &candidate.place {
         CandidatePlace::Url(url) => Some(Cow::Borrowed(url)),
+        CandidatePlace::Clone(clone) => Some(Cow::Borrowed(&clone.source.url)),
         CandidatePlace::MirrorOf(mirror) => mirror.join(LAYOUT_FILE).map(Cow::Owned),
         _ => None,
     }
