@@ -418,8 +418,8 @@ fn help() {
     Usage: store-index update [OPTIONS] [DIR]...
 
     Arguments:
-      [DIR]...  Folders to index. Without any root: /gnu/store, /nix/store and $NIX_STORE as far as they
-                exist
+      [DIR]...  Folders to index; a network or FUSE mount below one must be named itself. Without any
+                root: /gnu/store, /nix/store and $NIX_STORE as far as they exist
 
     Options:
           --store <DIR[=REAL]>  A store to index; paths in it are computed with DIR, files read below

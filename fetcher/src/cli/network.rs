@@ -45,15 +45,15 @@ pub(crate) struct NetworkArgs {
     /// While another process downloads the same content: wait, fail, or wait so many seconds [default: wait]
     #[arg(long, value_name = "WHAT")]
     lock: Option<String>,
+    /// Add counts, bytes and times to a file for Prometheus
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    metrics: Option<PathBuf>,
     /// Keep complete bodies that turn out to be wrong in this folder, for a look; it is made if it is not there
     #[arg(long, value_name = "DIR")]
     keep_wrong: Option<PathBuf>,
     /// Keep a copy of what is downloaded, which serves later requests wherever the output has gone (fetch cache)
     #[arg(long)]
     keep_copies: bool,
-    /// Add counts, bytes and times to a file for Prometheus
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    metrics: Option<PathBuf>,
 }
 
 /// Reads a number of seconds, which may be 0.
@@ -99,12 +99,9 @@ impl NetworkArgs {
     ) -> Result<Policy, FetchError> {
         let configured = &environment.configuration;
         let lock = self.lock(environment)?.unwrap_or_default();
+        let metrics = environment.path(self.metrics.clone(), "FETCH_METRICS");
         let keep_copies = keep_copies(self.keep_copies, environment)?;
         let keep_wrong = environment.path(self.keep_wrong.clone(), "FETCH_KEEP_WRONG");
-        let metrics = match &self.metrics {
-            Some(file) => Some(file.clone()),
-            None => environment.text("FETCH_METRICS")?.map(PathBuf::from),
-        };
         let offline = environment.switch_or(self.offline, "FETCH_OFFLINE", configured.offline)?;
         Ok(Policy {
             offline,
@@ -114,9 +111,9 @@ impl NetworkArgs {
             lock,
             leave_wrong: false,
             access: access(environment),
+            metrics,
             keep_wrong,
             keep_copies,
-            metrics,
             trust_anybody: false,
         })
     }

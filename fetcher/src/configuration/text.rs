@@ -309,7 +309,10 @@ impl<'a> Entry<'a> {
     /// Reads a table of sites.
     fn mirror_sites(self) -> Result<Option<MirrorSites>, FetchError> {
         let mut sites = MirrorSites::default();
-        for (site, entry) in self.table()? {
+        let file = self.file;
+        for (site, value) in self.table()? {
+            let site = site.into_inner().into_owned();
+            let entry = file.entry(format!("mirror_sites.{site}"), value);
             let bases = entry.list(|_, text| {
                 let url = SourceUrl::parse(text).map_err(|error| error.to_string())?;
                 url.is_http()
@@ -319,21 +322,6 @@ impl<'a> Entry<'a> {
             sites.replace(&site, bases);
         }
         Ok(Some(sites).filter(|sites| *sites != MirrorSites::default()))
-    }
-
-    /// Reads a table, whose keys are what follows the dot in the keys of the entries.
-    fn table(self) -> Result<Vec<(String, Self)>, FetchError> {
-        let (file, key, span) = (self.file, self.key, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            let what = format!("{key}: a table, [{key}], is wanted");
-            return Err(file.wrong(Some(span), &what));
-        };
-        let entries = table.into_iter().map(|(name, value)| {
-            let name = name.into_inner().into_owned();
-            let entry = file.entry(format!("{key}.{name}"), value);
-            (name, entry)
-        });
-        Ok(entries.collect())
     }
 
     /// Reads a value of its type.
@@ -371,15 +359,32 @@ impl<'a> Entry<'a> {
         checked.collect()
     }
 
+    /// Reads a table.
+    fn table(self) -> Result<DeTable<'a>, FetchError> {
+        let (file, key, span) = (self.file, self.key, self.value.span());
+        match self.value.into_inner() {
+            DeValue::Table(table) => Ok(table),
+            _ => {
+                let what = format!("{key}: a table, [{key}], is wanted");
+                Err(file.wrong(Some(span), &what))
+            }
+        }
+    }
+
     fn copies(self, read: &mut Read) -> Result<(), FetchError> {
-        let file = self.file;
-        for (key, entry) in self.table()? {
-            let span = entry.value.span();
+        let (file, table) = (self.file, self.table()?);
+        for (key, value) in table {
+            let span = key.span();
+            let entry = file.entry(format!("copies.{}", key.get_ref()), value);
             let copies = &mut read.configuration.copies;
-            let taken = match key.as_str() {
-                "keep" => entry.set(&mut copies.keep),
-                "max_bytes" => entry.set(&mut copies.max_bytes),
-                "max_days" => entry.days(&mut copies.max_age),
+            let taken = match key.get_ref().as_ref() {
+                "keep" => entry.get().map(|keep| copies.keep = Some(keep)),
+                "max_bytes" => entry.get().map(|bytes| copies.max_bytes = Some(bytes)),
+                "max_days" => entry
+                    .checked(|_, days: &f64| {
+                        days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
+                    })
+                    .map(|age| copies.max_age = Some(age)),
                 _ => {
                     read.unknown.push(file.unknown(span, &entry.key));
                     Ok(())
@@ -390,18 +395,8 @@ impl<'a> Entry<'a> {
         Ok(())
     }
 
-    fn days(self, age: &mut Option<Duration>) -> Result<(), FetchError> {
-        *age = Some(self.checked(|_, days: &f64| {
-            days_of(*days).ok_or_else(|| "a number of days is wanted".to_owned())
-        })?);
-        Ok(())
-    }
-
     fn limits(self, read: &mut Read) -> Result<(), FetchError> {
-        let (file, span) = (self.file, self.value.span());
-        let DeValue::Table(table) = self.value.into_inner() else {
-            return Err(file.wrong(Some(span), "limits: a table, [limits], is wanted"));
-        };
+        let (file, table) = (self.file, self.table()?);
         for (key, value) in table {
             let span = key.span();
             let entry = file.entry(format!("limits.{}", key.get_ref()), value);

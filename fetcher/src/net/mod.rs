@@ -17,8 +17,6 @@ mod transfer;
 mod wait;
 mod wide;
 
-use std::cell::OnceCell;
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -26,8 +24,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{
@@ -170,11 +168,11 @@ pub struct Client {
     runtime: Option<Runtime>,
     http: reqwest::Client,
     /// Made when it is first needed.
-    one_connection_each: OnceCell<reqwest::Client>,
+    one_connection_each: OnceLock<reqwest::Client>,
     limits: Limits,
     access: Arc<Access>,
     /// How often URLs failed when a range was asked of them.
-    range_refusals: RefCell<HashMap<String, u32>>,
+    range_refusals: Mutex<HashMap<String, u32>>,
     trust: Trust,
 }
 
@@ -216,10 +214,10 @@ impl Client {
             .map_err(|error| setup(error.to_string()))?;
         let http = tls::client_config(trust).and_then(|tls| http(tls, &limits))?;
         Ok(Self {
-            range_refusals: RefCell::default(),
+            range_refusals: Mutex::default(),
             runtime: Some(runtime),
             http,
-            one_connection_each: OnceCell::new(),
+            one_connection_each: OnceLock::new(),
             limits,
             access,
             trust,
@@ -329,13 +327,18 @@ impl Client {
     }
 
     fn refusals_of(&self, url: &SourceUrl) -> u32 {
-        let refusals = self.range_refusals.borrow();
+        let refusals = self.range_refusals();
         refusals.get(url.url().as_str()).copied().unwrap_or(0)
+    }
+
+    fn range_refusals(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        let refusals = self.range_refusals.lock();
+        refusals.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_refusal(&self, url: &SourceUrl) {
         let url = url.url().as_str().to_owned();
-        *self.range_refusals.borrow_mut().entry(url).or_default() += 1;
+        *self.range_refusals().entry(url).or_default() += 1;
     }
 
     /// Passes a body to the sink.
