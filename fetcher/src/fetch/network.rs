@@ -182,7 +182,9 @@ impl Walk<'_> {
                 Next::Ask(mut entry) => {
                     // Another process may have been asked for a pause meanwhile.
                     let failures = self.state.failures();
-                    if let Some(pause) = pause_of_host(&failures, &entry.candidate) {
+                    if let Some(pause) = pause_of_host(&failures, &entry.candidate)
+                        && !may_be_asked_at_once(&entry, pause, patience.budget)
+                    {
                         queue.put_off(entry, spread(pause, chance()), Instant::now());
                         continue;
                     }
@@ -398,6 +400,11 @@ fn outcome<'a>(entry: &Entry, not_it: &'a NotIt) -> Outcome<'a> {
             pause: not_it.retry.and_then(pause_for_all),
         },
     }
+}
+
+/// A short pause for which there is no time keeps no URL from being asked once.
+fn may_be_asked_at_once(entry: &Entry, pause: Duration, budget: Duration) -> bool {
+    entry.tries == 0 && pause > budget && pause <= FIRST_PAUSE_OF_OVERLOAD
 }
 
 /// How long nobody asks the host: as long as it wants, or for a while if it has too much to do and does not say.
