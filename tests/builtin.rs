@@ -18,11 +18,11 @@ fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Reques
 
 /// A store of nothing, and one folder.
 fn deliver(env: &TestEnv, request: &Request) -> Report {
+    fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
     deliver_with(env, request, Configuration::default())
 }
 
 fn deliver_with(env: &TestEnv, request: &Request, configuration: Configuration) -> Report {
-    fs_err::set_permissions(env.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
     let variables = [("FETCH_MEDIA", env.path("folder").into())];
     daemon::deliver_with(env, request, &variables, configuration)
 }

@@ -26,6 +26,7 @@ mod repositories;
 mod resume;
 mod retries;
 mod several;
+mod space;
 mod support;
 mod unpack;
 mod wide;

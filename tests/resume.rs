@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::server::{Answer, Manner, Server};
-use crate::support::{Run, TestEnv, mode, names_in, noise, sri};
+use crate::support::{Run, TestEnv, lacks, mode, names_in, noise, sri};
 
 /// Above what comes into the spool.
 const LEN: usize = 3 << 20;
@@ -175,35 +175,99 @@ fn a_wrong_whole_is_a_mismatch() {
     assert_eq!(world.env.outputs(), [""; 0]);
 }
 
-/// Servers that know no ranges, or lie about them.
+/// Servers that know no ranges, lie about them or do not like them send the whole when they are asked for it.
 #[test]
 fn servers_with_other_manners() {
     let world = World::new();
-    for (manner, exit) in [
-        (Manner::Whole, 0),
-        (Manner::Refusing, 0),
-        (Manner::WrongStart, 5),
-        (Manner::Silent, 5),
+    for manner in [
+        Manner::Whole,
+        Manner::Refusing,
+        Manner::WrongStart,
+        Manner::Silent,
+        Manner::Failing(400),
+        Manner::Failing(403),
+        Manner::Failing(501),
     ] {
         world.break_off(Answer::file(world.body.clone()));
         world
             .server
             .route("/broken", Answer::file(world.body.clone()).manner(manner));
-        let outcome = world.fetch("/broken").go().exits(exit);
-        if exit == 0 {
-            world.is_done();
-            fs_err::remove_file(world.env.out("big")).unwrap();
-        } else {
-            outcome.says("asked for the bytes from 2097152 on");
-            assert_eq!(world.spooled_bytes(), CUT as u64, "what was right is kept");
-            world
-                .server
-                .route("/broken", Answer::file(world.body.clone()));
-            world.fetch("/broken").go().exits(0);
-            world.is_done();
-            fs_err::remove_file(world.env.out("big")).unwrap();
-        }
+        world.fetch("/broken").go().exits(0);
+        world.is_done();
+        fs_err::remove_file(world.env.out("big")).unwrap();
     }
+}
+
+/// What is not there, or busy, is so with and without a range: what has come is kept.
+#[test]
+fn a_refusal_that_is_not_about_the_range() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()));
+    for (code, exit) in [(404, 3), (429, 5), (503, 5)] {
+        let before = world.server.requests().len();
+        world.server.route(
+            "/broken",
+            Answer::file(world.body.clone()).manner(Manner::Failing(code)),
+        );
+        world.fetch("/broken").go().exits(exit);
+        assert_eq!(world.spooled_bytes(), CUT as u64, "{code}");
+        assert_eq!(world.server.requests().len(), before + 1, "{code}");
+        world.env.fetch(["cache", "forget"]).go().exits(0);
+    }
+    // A server that always breaks over ranges is asked without one in the end.
+    world.server.route(
+        "/broken",
+        Answer::file(world.body.clone()).manner(Manner::Failing(502)),
+    );
+    let run = world.env.fetch_hash(sri(&world.body)).args(["-o", "big"]);
+    run.arg(world.server.url("/broken")).go().exits(0);
+    world.is_done();
+    assert_eq!(world.asked("range"), None);
+}
+
+/// A server that sends the whole has proved what its bytes are, whatever was there before.
+#[test]
+fn a_wrong_whole_is_not_asked_for_twice() {
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()));
+    let wrong = Answer::file(noise(9, LEN)).manner(Manner::Whole);
+    world.server.route("/broken", wrong);
+    let before = world.server.requests().len();
+    let outcome = world.fetch("/broken").go().exits(4);
+    assert_eq!(world.server.requests().len(), before + 1, "{outcome}");
+    assert!(!outcome.stderr.contains("fit"), "{outcome}");
+}
+
+/// What is there is hashed once, not for every server that does not have the rest.
+#[test]
+fn what_is_there_is_read_once() {
+    if lacks("resume::what_is_there_is_read_once", &["strace"], false) {
+        return;
+    }
+    let world = World::new();
+    world.break_off(Answer::file(world.body.clone()));
+    let urls: Vec<_> = (0..6)
+        .map(|number| world.server.url(&format!("/gone-{number}")))
+        .collect();
+    let log = world.env.path("reads");
+    world
+        .server
+        .route("/broken", Answer::file(world.body.clone()));
+    world
+        .fetch("/gone")
+        .args(urls)
+        .arg(world.server.url("/broken"))
+        .traced_calls("pread64", &log)
+        .go()
+        .exits(0);
+    world.is_done();
+    let log = fs_err::read_to_string(log).unwrap();
+    let read: usize = log
+        .lines()
+        .filter_map(|line| line.rsplit_once(" = ")?.1.parse::<usize>().ok())
+        .filter(|&read| read >= 4096)
+        .sum();
+    assert!((CUT..2 * CUT).contains(&read), "{read} bytes are read");
 }
 
 /// All had come when the last run was killed: it is hashed, and nobody is asked.

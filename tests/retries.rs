@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::server::{Answer, Server};
-use crate::support::{Run, TestEnv, wait_until};
+use crate::support::{Run, TestEnv, noise, sri, wait_until};
 
 const HELLO: &str = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
 
@@ -103,6 +103,42 @@ fn a_wish_to_be_left_alone_is_kept() {
     outcome.says("--retry-budget");
 }
 
+/// No clock counts so far, and no budget has room for it.
+#[test]
+fn a_wish_for_ever_is_not_kept() {
+    for wish in ["18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+        for budget in ["0", "120"] {
+            let env = TestEnv::new();
+            let wish = format!("Retry-After: {wish}");
+            let server = Server::with("/hello", Answer::status_with(503, &wish));
+            let mirror = Server::with("/hello", Answer::status_with(404, ""));
+            let urls = [server.url("/hello"), mirror.url("/hello")];
+            let run = hello(&env).args(urls).args(["--retry-budget", budget]);
+            run.go().exits(5);
+            assert_eq!((asked(&server).len(), asked(&mirror).len()), (1, 1));
+        }
+    }
+}
+
+/// A server that has too much to do, and does not say for how long, is left alone by others as well.
+#[test]
+fn an_overloaded_host_is_left_alone_by_all() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello", Answer::status_with(429, "X-Wish: none"));
+    server.route("/other", Answer::body("hello\n"));
+    let impatient = ["--retry-budget", "0"];
+    let first = hello(&env).arg(server.url("/hello"));
+    first.args(impatient).go().exits(5);
+    let other = || hello(&env).arg(server.url("/other"));
+    let waited = other().go().exits(0);
+    waited.says("s before http://127.0.0.1");
+    // Whoever does not want to wait asks once all the same.
+    fs_err::remove_file(env.out("hello")).unwrap();
+    let again = hello(&env).arg(server.url("/hello"));
+    again.args(impatient).go().exits(5);
+    other().args(impatient).go().exits(0);
+}
+
 /// Another process keeps away as well, until it is told to forget; another host is asked meanwhile.
 #[test]
 fn a_wish_to_be_left_alone_is_kept_by_all() {
@@ -133,6 +169,28 @@ fn a_wish_to_be_left_alone_is_kept_by_all() {
     fs_err::remove_file(env.out("hello")).unwrap();
     hello(&env).arg(server.url("/other")).go().exits(0);
     assert_eq!(asked(&server), ["/hello", "/other"]);
+}
+
+/// What fails behind a redirector is held against the server that failed: the redirector may lead elsewhere.
+#[test]
+fn a_redirector_is_not_blamed() {
+    let env = TestEnv::new();
+    let busy = Server::with("/hello", Answer::status_with(503, "Retry-After: 600"));
+    let mirror = Server::with("/hello", Answer::body("hello\n"));
+    let redirector = Server::with("/a", Answer::redirect(302, &busy.url("/hello")));
+    redirector.route("/b", Answer::redirect(302, &mirror.url("/hello")));
+    redirector.route("/c", Answer::redirect(302, &busy.url("/hello")));
+    let run = |path: &str| hello(&env).arg(redirector.url(path)).go();
+    run("/a").exits(5).says("asks for a pause of 600 s");
+    let status = env.fetch(["cache", "status"]).go().exits(0);
+    let [to_blame, blameless] = [&busy, &redirector].map(|server| format!(":{}", server.port()));
+    assert!(status.stdout.contains(&to_blame), "{status}");
+    assert!(!status.stdout.contains(&blameless), "{status}");
+    // The wish is kept, wherever it is that leads there.
+    run("/c").exits(5).says("is to be left alone");
+    assert_eq!(asked(&busy), ["/hello"]);
+    run("/b").exits(0);
+    assert_eq!(asked(&redirector), ["/a", "/c", "/b"]);
 }
 
 /// A URL that failed often, or cannot succeed, is asked after the others, and no less.
@@ -183,6 +241,28 @@ fn a_damaged_memory_is_forgotten() {
         let urls = [server.url("/gone"), server.url("/hello")];
         hello(&env).args(urls).go().exits(0);
         fs_err::remove_file(env.out("hello")).unwrap();
+        let status = env.fetch(["cache", "status"]).go().exits(0);
+        assert!(status.stdout.contains("failing URLs       1"), "{status}");
+    }
+    fs_err::write(&file, [0xff; 50]).unwrap();
+    env.fetch(["cache", "forget"]).go().exits(0);
+    assert!(fs_err::read_to_string(&file).unwrap().contains("version"));
+}
+
+/// What `nohup` started outlives its terminal; what it did not ends.
+#[test]
+fn a_hangup_that_is_ignored() {
+    for (ignored, exit) in [(true, 0), (false, 130)] {
+        let env = TestEnv::new();
+        let body = noise(5, 3 << 20);
+        let slow = Answer::file(body.clone()).paced(1 << 20, Duration::from_millis(300));
+        let server = Server::with("/slow", slow);
+        let run = env.fetch_hash(sri(&body)).args(["--name", "slow"]);
+        let run = run.arg(server.url("/slow"));
+        let running = if ignored { run.no_hangup() } else { run }.start();
+        wait_until("the download has begun", || server.sent_bytes() > 0);
+        running.signal(Signal::HUP);
+        running.wait().exits(exit);
     }
 }
 

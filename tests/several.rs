@@ -1,8 +1,11 @@
 //! Several processes that want the same content: one downloads, the others take what it brought.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use store_index::address::{ContentAddress, Method};
+use store_index::store_path::{FixedOutput, ItemName};
 
 use crate::support::server::{Answer, Server};
 use crate::support::{Run, TestEnv, names_in, noise, sri, wait_until};
@@ -172,6 +175,108 @@ fn a_leader_that_fails_is_succeeded() {
     assert_eq!(server.sent_bytes(), body.len() as u64);
 }
 
+/// Those who waited for a leader that failed fail soon after it, not each with all tries and pauses.
+#[test]
+fn many_fail_almost_at_once() {
+    let env = TestEnv::new();
+    let body = noise(3, 1000);
+    let server = Server::with("/big", Answer::status(500, ""));
+    let leader = fetch(&env, &server, &body, "first").start();
+    wait_until("the leader is at it", || !server.requests().is_empty());
+    let followers: Vec<_> = (0..4)
+        .map(|number| fetch(&env, &server, &body, &format!("next-{number}")).start())
+        .collect();
+    leader.wait().exits(5);
+    for follower in followers {
+        follower.wait().exits(5);
+    }
+    assert_eq!(server.requests().len(), 4 + 4);
+    // Nobody was waited for, and all tries are due again.
+    fetch(&env, &server, &body, "last").go().exits(5);
+    assert_eq!(server.requests().len(), 4 + 4 + 4);
+}
+
+/// Trees too are downloaded once.
+#[test]
+fn one_archive_serves_all() {
+    let env = TestEnv::new();
+    let content = noise(3, 3 << 20);
+    let tree = env.path("tree");
+    fs_err::create_dir(&tree).unwrap();
+    fs_err::write(tree.join("file"), &content).unwrap();
+    let archive = env.path("x.tar");
+    let packed = std::process::Command::new("tar")
+        .arg("-cf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(env.path(""))
+        .arg("tree")
+        .status();
+    assert!(packed.unwrap().success());
+    let archive = fs_err::read(archive).unwrap();
+    let server = Server::with(
+        "/x.tar",
+        Answer::file(archive).paced(STEP, Duration::from_millis(20)),
+    );
+    let hash = crate::unpack::tree_sri(&tree);
+    let running: Vec<_> = (0..4)
+        .map(|number| {
+            let output = format!("tree-{number}");
+            let run = env.fetch_hash(&hash).args(["--unpack", "-o", &output]);
+            run.arg(server.url("/x.tar")).start()
+        })
+        .collect();
+    for process in running {
+        process.wait().exits(0);
+    }
+    for number in 0..4 {
+        let file = env.out(&format!("tree-{number}")).join("file");
+        assert!(fs_err::read(file).unwrap() == content, "{number}");
+    }
+    assert_eq!(server.requests().len(), 1);
+}
+
+/// What has come into the store while the leader was waited for is not downloaded: what is prefetched lies nowhere else.
+#[test]
+fn the_store_is_asked_again_after_a_wait() {
+    let env = TestEnv::new();
+    let body = noise(3, 2 << 20);
+    let server = Server::with(
+        "/big",
+        Answer::file(body.clone()).paced(STEP, Duration::from_millis(500)),
+    );
+    let store = env.path("store");
+    fs_err::create_dir(&store).unwrap();
+    let digest = crate::support::digest(store_index::digest::Algorithm::Sha256, &body);
+    let address = ContentAddress::new(Method::Flat, digest).unwrap();
+    let item = FixedOutput::new(store.to_str().unwrap(), &address)
+        .base_name(&ItemName::new("big").unwrap());
+    let leader = fetch(&env, &server, &body, "first").start();
+    wait_for_bytes(&server, 0);
+    let follower = env
+        .fetch([
+            "--no-media",
+            "--hash",
+            &sri(&body),
+            "-o",
+            "second",
+            "--json",
+        ])
+        .arg("--store")
+        .arg(&store)
+        .arg(server.url("/big"))
+        .start();
+    // Long enough to have looked into the store before.
+    std::thread::sleep(Duration::from_millis(1500));
+    fs_err::write(store.join(item), &body).unwrap();
+    leader.signal(Signal::KILL);
+    leader.wait();
+    let outcome = follower.wait().exits(0);
+    assert!(outcome.stdout.contains("\"store\""), "{outcome}");
+    assert!(env.output("second") == body);
+    assert_eq!(server.requests().len(), 1);
+}
+
 /// An earlier output serves the next request, as long as it is what it was; and its name is not forgotten.
 #[test]
 fn an_earlier_output_is_a_source() {
@@ -239,8 +344,21 @@ fn old_partial_downloads_are_removed() {
             .all(|name| !name.contains(&hex(&body)))
     });
     env.fetch(["cache", "gc", "--all"]).go().exits(0);
+    assert!(part_of(&spool, &other).is_some(), "somebody works at it");
     running.wait().exits(0);
     assert!(env.output("other") == other);
+    assert_eq!(server.requests().len(), 2);
+    // What nobody works at goes.
+    server.route("/big", Answer::file(body.clone()).cut_after(1 << 20));
+    fetch(&env, &server, &body, "out").args(once).go().exits(5);
+    assert!(part_of(&spool, &body).is_some());
+    env.fetch(["cache", "gc", "--all"]).go().exits(0);
+    assert_eq!(names_in(&spool), [""; 0]);
+}
+
+fn part_of(spool: &Path, body: &[u8]) -> Option<String> {
+    let is_it = |name: &String| name.contains(&hex(body)) && name.ends_with(".part");
+    names_in(spool).into_iter().find(is_it)
 }
 
 fn hex(body: &[u8]) -> String {

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use store_index::watch::{Progress, Watch};
@@ -16,12 +17,13 @@ use store_index::watch::{Progress, Watch};
 use crate::disk;
 use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
 use crate::net::{
-    self, Access, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry, Trust,
+    self, Access, BodySink, BodyStart, Client, Delivered, Limits, NetClass, NetError, Resume,
+    Retry, Trust,
 };
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
-use crate::state::{Claim, Partial, Parts, SPOOL_ABOVE_BYTES};
+use crate::state::{Claim, Failures, Partial, Parts, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
@@ -74,6 +76,7 @@ pub(crate) struct Downloader {
     trusting: Option<Client>,
     /// The last answer came from one.
     came_from_anybody: bool,
+    failures: Arc<Failures>,
 }
 
 /// Why a download did not land.
@@ -89,6 +92,8 @@ pub(crate) enum DownloadError {
         retry: Option<Retry>,
         /// Whether the host is the cause, whatever it is asked for.
         of_host: bool,
+        /// Where a redirect had led, if that is what failed.
+        redirected_to: Option<Box<SourceUrl>>,
     },
     /// The staging file cannot be written or read.
     Write(io::Error),
@@ -99,7 +104,7 @@ pub(crate) enum DownloadError {
 }
 
 impl Downloader {
-    pub(crate) const fn new(limits: Limits, client: SharedClient, access: Arc<Access>) -> Self {
+    pub(crate) fn new(limits: Limits, client: SharedClient, access: Arc<Access>) -> Self {
         Self {
             limits,
             access,
@@ -107,6 +112,7 @@ impl Downloader {
             may_trust_anybody: false,
             trusting: None,
             came_from_anybody: false,
+            failures: Arc::default(),
         }
     }
 
@@ -119,6 +125,11 @@ impl Downloader {
     /// Returns true if nothing vouched for the server that answered last.
     pub(crate) const fn came_from_anybody(&self) -> bool {
         self.came_from_anybody
+    }
+
+    /// Tells it which hosts are to be left alone.
+    pub(crate) fn set_failures(&mut self, failures: Failures) {
+        self.failures = Arc::new(failures);
     }
 
     /// Returns the network stack.
@@ -179,9 +190,8 @@ impl Downloader {
                 if let Some(claim) = claim {
                     claim.clear();
                 }
-                if !room.is_in_spool() {
-                    room.empty().map_err(DownloadError::Write)?;
-                }
+                // Without a name it would still take its room, and what comes next would land behind it.
+                room.empty().map_err(DownloadError::Write)?;
                 let landed = self.land_behind(None, url, request, room, claim, watch);
                 landed.map(|(verdict, _)| verdict)
             }
@@ -200,15 +210,29 @@ impl Downloader {
         claim: Option<&Claim>,
         watch: Watch<'_>,
     ) -> Result<(Verdict, bool), DownloadError> {
-        let is_spliced = partial.is_some();
         let mut check = FileCheck::new(&request.address, request.executable, false, None);
-        if let Some(partial) = &partial {
-            if let Some(length) = claim.and_then(Claim::length) {
+        if let (Some(partial), Some(claim)) = (&partial, claim) {
+            if let Some(length) = claim.length() {
                 watch.progress.set_total(length);
             }
-            check
-                .go_on_behind(partial.file(), partial.bytes, watch)
-                .map_err(own_error)?;
+            // Of what was hashed for the last who was asked, only what he brought is left.
+            let known = claim.hashed();
+            check = known
+                .filter(|known| known.bytes() <= partial.bytes)
+                .unwrap_or(check);
+            match check.go_on_behind(partial.file(), partial.bytes, watch) {
+                Ok(()) => claim.set_hashed(Some(check.clone())),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    return Err(DownloadError::Interrupted);
+                }
+                Err(error) => {
+                    watch.progress.note(&format!(
+                        "what was there of an earlier download cannot be read ({error}): {url} is asked for the whole"
+                    ));
+                    claim.clear();
+                    return self.land_behind(None, url, request, room, None, watch);
+                }
+            }
         }
         let mut landing = Landing {
             url,
@@ -219,19 +243,31 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
+            failures: Arc::clone(&self.failures),
             parts: None,
             hashed_bytes: 0,
             interrupt: watch.interrupt,
             has_validator: false,
             has_begun: false,
             is_mixed: false,
+            went_on: false,
+            beside: None,
+            is_spool_full: false,
         };
         self.get(&mut landing, watch)?;
-        let is_spliced = is_spliced || landing.is_mixed;
+        let is_spliced = landing.went_on || landing.is_mixed;
         let Landing { room, check, .. } = landing;
         let (check, _) = check.expect("the check stays");
-        let verdict = check.finish(&room.file).map_err(DownloadError::Write)?;
-        Ok((verdict, is_spliced))
+        match check.finish(&room.file) {
+            Ok(verdict) => Ok((verdict, is_spliced)),
+            Err(error) => {
+                // What cannot be read now cannot be read by the next run either.
+                if let Some(claim) = claim {
+                    claim.clear();
+                }
+                Err(own_error(error))
+            }
+        }
     }
 
     /// Downloads what is to be unpacked. `room` is empty; what it is afterwards has the archive. Returns its length in
@@ -247,7 +283,6 @@ impl Downloader {
         let partial = claim
             .filter(|claim| claim.is_of(url))
             .and_then(Claim::partial);
-        let is_spliced = partial.is_some();
         let mut landing = Landing {
             url,
             room,
@@ -257,15 +292,19 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
+            failures: Arc::clone(&self.failures),
             parts: None,
             hashed_bytes: 0,
             interrupt: watch.interrupt,
             has_validator: false,
             has_begun: false,
             is_mixed: false,
+            went_on: false,
+            beside: None,
+            is_spool_full: false,
         };
         self.get(&mut landing, watch)?;
-        let is_spliced = is_spliced || landing.is_mixed;
+        let is_spliced = landing.went_on || landing.is_mixed;
         let metadata = room.file.metadata().map_err(DownloadError::Write)?;
         Ok((metadata.len(), is_spliced))
     }
@@ -289,6 +328,29 @@ impl Downloader {
             there: &there,
             validator_of: &validator_of,
         });
+        let mut got = self.get_trusting(url, resume, landing, watch)?;
+        if let Err(error) = &got {
+            landing.forget_what_has_no_end(error);
+        }
+        if landing.is_spool_full {
+            watch.progress.note(&format!(
+                "there is no room for partial downloads: {url} is asked for the whole, which lands beside the output"
+            ));
+            landing.leave_spool();
+            got = self.get_trusting(url, None, landing, watch)?;
+        }
+        got?;
+        landing.is_whole().map_err(own_error)
+    }
+
+    /// Asks once more without verification if that is what it failed for, and nothing is lost by it.
+    fn get_trusting(
+        &mut self,
+        url: &SourceUrl,
+        resume: Option<Resume<'_>>,
+        landing: &mut Landing<'_>,
+        watch: Watch<'_>,
+    ) -> Result<Result<Delivered, NetError>, DownloadError> {
         self.came_from_anybody = false;
         let answer = self.client()?.get(url, resume, landing, watch.interrupt);
         match answer {
@@ -307,13 +369,10 @@ impl Downloader {
                     Some(client) => client,
                     none => none.insert(Client::with_access(Trust::Anybody, self.limits, access)?),
                 };
-                client.get(url, resume, landing, watch.interrupt)?;
+                Ok(client.get(url, resume, landing, watch.interrupt))
             }
-            answer => {
-                answer?;
-            }
+            answer => Ok(answer),
         }
-        landing.is_whole().map_err(own_error)
     }
 
     /// Returns the most bytes that a download may have, and what is unpacked from one.
@@ -338,6 +397,7 @@ impl DownloadError {
             reason: reason.into(),
             retry: None,
             of_host: false,
+            redirected_to: None,
         }
     }
 
@@ -349,10 +409,12 @@ impl DownloadError {
                 reason,
                 retry,
                 of_host,
+                redirected_to,
             } => Self::Trouble {
                 reason: explain(reason),
                 retry,
                 of_host,
+                redirected_to,
             },
             other => other,
         }
@@ -370,6 +432,7 @@ impl From<NetError> for DownloadError {
                 reason: error.to_string(),
                 retry: error.retry(),
                 of_host: error.is_of_host(),
+                redirected_to: error.redirected_to().cloned().map(Box::new),
             },
         }
     }
@@ -400,6 +463,13 @@ struct Landing<'a> {
     is_mixed: bool,
     /// What stays free on the disk, if that was configured.
     reserve: Option<u64>,
+    failures: Arc<Failures>,
+    /// What was there became part of the whole.
+    went_on: bool,
+    /// The room beside the output, while the spool is the room.
+    beside: Option<StagedFile>,
+    /// The spool has no room for it, and lies elsewhere than the output.
+    is_spool_full: bool,
 }
 
 impl Landing<'_> {
@@ -407,7 +477,9 @@ impl Landing<'_> {
     fn go_on(&mut self) -> io::Result<()> {
         if let (Some(claim), Some(partial)) = (self.claim, self.partial.take()) {
             let (bytes, there) = (partial.bytes, partial.there.clone());
-            *self.room = claim.go_on(partial, &self.room.file)?;
+            let room = claim.go_on(partial, &self.room.file)?;
+            self.move_to(room);
+            self.went_on = true;
             if !there.is_empty() {
                 self.parts = Some(Parts::new(bytes, &there, Some(claim))?);
                 self.hashed_bytes = bytes;
@@ -466,10 +538,68 @@ impl Landing<'_> {
         }
     }
 
+    fn move_to(&mut self, room: StagedFile) {
+        self.beside = Some(std::mem::replace(self.room, room));
+    }
+
+    /// Gives up what is in the spool; what comes lands beside the output.
+    fn leave_spool(&mut self) {
+        self.is_spool_full = false;
+        self.partial = None;
+        if let Some(claim) = self.claim.take() {
+            claim.clear();
+        }
+        if let Some(beside) = self.beside.take() {
+            *self.room = beside;
+        }
+    }
+
+    /// Looks whether there is room for the rest, where the beginning lies.
+    fn check_room_for_rest(&mut self, start: &BodyStart) -> io::Result<()> {
+        let (Some(partial), Some(length)) = (&self.partial, start.length_bytes) else {
+            return Ok(());
+        };
+        let missing = length.saturating_sub(start.from_bytes);
+        let beside = &self.room.file;
+        let is_elsewhere = !is_on_one_disk(partial.file(), beside);
+        let rest = disk::leave_reserve(partial.file(), missing, self.reserve);
+        if is_elsewhere {
+            // There the whole has to go in the end.
+            disk::leave_reserve(beside, length, self.reserve)?;
+            self.is_spool_full = rest.is_err();
+        }
+        rest
+    }
+
+    /// A body without a length that became too much is not kept: neither has it a worth, nor the next one a place.
+    fn forget_what_has_no_end(&self, error: &NetError) {
+        let is_too_much = match error.innermost() {
+            NetError::TooLong {
+                announced_bytes, ..
+            } => announced_bytes.is_none(),
+            NetError::Sink(error) => {
+                error.kind() == io::ErrorKind::StorageFull && self.unlooked_bytes.is_some()
+            }
+            _ => false,
+        };
+        if let Some(claim) = self.claim.filter(|_| is_too_much) {
+            claim.clear();
+        }
+    }
+
     /// Makes the place where a whole body lands.
     fn begin(&mut self, length: Option<u64>) -> io::Result<()> {
+        if let Some(length) = length {
+            // What is there goes first. It does not, if that were not enough.
+            let freed = self
+                .claim
+                .map_or(0, |claim| claim.taken_beside(&self.room.file));
+            let more = length.saturating_sub(freed);
+            disk::leave_reserve(&self.room.file, more, self.reserve)?;
+        }
         self.partial = None;
         self.parts = None;
+        self.went_on = false;
         if let Some((check, request)) = &mut self.check {
             *check = FileCheck::new(&request.address, request.executable, false, length);
         }
@@ -482,26 +612,46 @@ impl Landing<'_> {
             // Where there is no room to keep it, it comes all the same.
             && disk::leave_reserve(&room.file, length.unwrap_or(LOOK_AT_DISK_EVERY), self.reserve).is_ok()
         {
-            *self.room = room;
+            self.move_to(room);
         }
         Ok(())
+    }
+
+    fn write_staged(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let mut staged: &File = &self.room.file;
+        if let Some(unlooked) = &mut self.unlooked_bytes {
+            *unlooked += chunk.len() as u64;
+            if *unlooked >= LOOK_AT_DISK_EVERY {
+                *unlooked = 0;
+                disk::leave_reserve(staged, LOOK_AT_DISK_EVERY, self.reserve)?;
+            }
+        }
+        staged.write_all(chunk)
+    }
+}
+
+/// Returns true if what one file takes is missing for the other.
+fn is_on_one_disk(one: &File, other: &File) -> bool {
+    match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {
+        (Ok(one), Ok(other)) => one.st_dev == other.st_dev,
+        _ => true,
     }
 }
 
 impl BodySink for Landing<'_> {
+    fn left_alone(&self, url: &SourceUrl) -> Option<Duration> {
+        self.failures.pause(url)
+    }
+
     fn start(&mut self, start: &BodyStart) -> io::Result<()> {
         if let Some(length) = start.length_bytes {
             self.progress.set_total(length);
-            let missing = length.saturating_sub(start.from_bytes);
-            disk::leave_reserve(&self.room.file, missing, self.reserve)?;
         }
         if start.from_bytes == 0 {
             self.begin(start.length_bytes)?;
         } else {
+            self.check_room_for_rest(start)?;
             self.go_on()?;
-            if let Some(length) = start.length_bytes {
-                disk::leave_reserve(&self.room.file, length - start.from_bytes, self.reserve)?;
-            }
         }
         self.unlooked_bytes = start.length_bytes.is_none().then_some(0);
         self.has_validator = start.validator.is_some();
@@ -515,15 +665,12 @@ impl BodySink for Landing<'_> {
     }
 
     fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        let mut staged: &File = &self.room.file;
-        if let Some(unlooked) = &mut self.unlooked_bytes {
-            *unlooked += chunk.len() as u64;
-            if *unlooked >= LOOK_AT_DISK_EVERY {
-                *unlooked = 0;
-                disk::leave_reserve(staged, LOOK_AT_DISK_EVERY, self.reserve)?;
-            }
+        if let Err(error) = self.write_staged(chunk) {
+            let beside = self.beside.as_ref().filter(|_| self.room.is_in_spool());
+            self.is_spool_full = error.kind() == io::ErrorKind::StorageFull
+                && beside.is_some_and(|beside| !is_on_one_disk(&beside.file, &self.room.file));
+            return Err(error);
         }
-        staged.write_all(chunk)?;
         if let Some((check, _)) = &mut self.check {
             check.update(chunk);
         }

@@ -53,14 +53,14 @@ pub struct Policy {
     pub client: SharedClient,
     /// Many are fetched into the same folders: those have been swept, and room is made for what is found only.
     pub of_many: bool,
-    /// Keep complete wrong bodies in this folder.
-    pub keep_wrong: Option<PathBuf>,
-    /// Keep copies of what was downloaded, within these bounds.
-    pub keep_copies: Option<CopyBounds>,
     /// Ask servers whose certificates are not in order too, if the hash is a strong one and nothing secret is told.
     pub trust_anybody: bool,
     /// Which URLs may be asked, and with which passwords.
     pub access: Arc<Access>,
+    /// Keep complete wrong bodies in this folder.
+    pub keep_wrong: Option<PathBuf>,
+    /// Keep copies of what was downloaded, within these bounds.
+    pub keep_copies: Option<CopyBounds>,
     /// The file to which is added what was done.
     pub metrics: Option<PathBuf>,
 }
@@ -257,6 +257,9 @@ impl<'a> Walk<'a> {
             return Ok(done);
         }
         self.left = landing.leave_wrong()?;
+        if let Some(error) = self.network.no_room.take() {
+            return Err(*error);
+        }
         Err(self.nothing_delivered())
     }
 
@@ -538,7 +541,8 @@ impl<'a> Walk<'a> {
                 let done = self.delivered(kind, location, (bytes, executable), remark, started);
                 Ok(Attempted::Delivered(done))
             }
-            Landed::NotIt(not_it) => {
+            Landed::NotIt(mut not_it) => {
+                self.network.no_room = not_it.no_room.take().or(self.network.no_room.take());
                 match not_it.result {
                     AttemptResult::Mismatch if is_remote => {
                         let wrong = WrongBody {
@@ -591,6 +595,7 @@ impl<'a> Walk<'a> {
             output: path,
             names: &names,
             bytes,
+            reserve: self.policy.limits.disk_reserve,
         };
         let what = format!("keeping a copy of {}", printable(path));
         self.watch.progress.begin(&what, None, Unit::Bytes);

@@ -32,7 +32,7 @@ use crate::request::{Request, Target};
 use crate::source::{Candidate, CandidatePlace};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile};
-use crate::state::Claim;
+use crate::state::{Claim, Failures};
 use crate::verdict;
 use crate::verify::{FileCheck, Verdict};
 
@@ -62,6 +62,10 @@ pub(crate) struct NotIt {
     pub(crate) retry: Option<Retry>,
     /// Whether a download failed because of its host, whatever it is asked for.
     pub(crate) of_host: bool,
+    /// Where a redirect had led, if that is what failed.
+    pub(crate) redirected_to: Option<Box<SourceUrl>>,
+    /// It had no room here: what is said if nothing else delivers.
+    pub(crate) no_room: Option<Box<FetchError>>,
 }
 
 impl NotIt {
@@ -75,6 +79,8 @@ impl NotIt {
             kept: None,
             retry: None,
             of_host: false,
+            redirected_to: None,
+            no_room: None,
         }
     }
 
@@ -104,12 +110,12 @@ pub(crate) struct Landing<'a> {
     /// What is worth saying of what was delivered.
     remark: Option<String>,
     leave_wrong: bool,
-    /// Why a mirror did not tell how it names files.
-    untold: Option<NotIt>,
     /// Where wrong bodies are kept, if they are.
     keep_wrong: Option<PathBuf>,
     /// The first wrong content of the request's own URLs, and whence.
     wrong: Option<(Wrong, String)>,
+    /// Why a mirror did not tell how it names files.
+    untold: Option<NotIt>,
 }
 
 impl<'a> Landing<'a> {
@@ -156,6 +162,18 @@ impl<'a> Landing<'a> {
     /// Gives it the right to what was downloaded before, or takes it away.
     pub(crate) fn set_claim(&mut self, claim: Option<Claim>) {
         self.claim = claim;
+    }
+
+    /// Tells it which hosts are to be left alone.
+    pub(crate) fn set_failures(&mut self, failures: &Failures) {
+        self.downloader.set_failures(failures.clone());
+    }
+
+    /// Tells those who wait for the right to download that nobody had what is wanted.
+    pub(crate) fn note_failure(&self) {
+        if let Some(claim) = &self.claim {
+            claim.note_failure();
+        }
     }
 
     /// The room for a file, empty. What is in the spool is left there.
@@ -253,6 +271,13 @@ impl<'a> Landing<'a> {
                 }),
                 ..NotIt::new(AttemptResult::Failed, error.to_string())
             },
+            // Servers say what they like about lengths, and others may have less to send.
+            Err(DownloadError::Write(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                NotIt {
+                    no_room: Some(Box::new(self.write_error(&error))),
+                    ..NotIt::new(AttemptResult::Failed, error.to_string())
+                }
+            }
             Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
             Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
             Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
@@ -260,9 +285,11 @@ impl<'a> Landing<'a> {
                 reason,
                 retry,
                 of_host,
+                redirected_to,
             }) => NotIt {
                 retry,
                 of_host,
+                redirected_to,
                 ..NotIt::new(AttemptResult::Failed, reason)
             },
         };

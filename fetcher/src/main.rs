@@ -30,7 +30,7 @@ use store_index::manual;
 use store_index::path_text::printable;
 use store_index::store_path::ItemName;
 use store_index::terminal::{Terminal, say};
-use store_index::watch::Watch;
+use store_index::watch::{Watch, is_ignored};
 
 /// What guix-daemon asks of us.
 const PERFORM_DOWNLOAD: &str = "perform-download";
@@ -438,10 +438,14 @@ fn finish(terminal: &Terminal, printed: std::io::Result<()>, code: u8) -> u8 {
     }
 }
 
-/// The first signal sets the flag, which ends the run in good order; the second ends it at once.
+/// The first signal sets the flag, which ends the run in good order; the second ends it at once. What whoever started us
+/// wants to be ignored is.
 fn catch_signals(interrupt: &Arc<AtomicBool>) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if is_ignored(signal) {
+            continue;
+        }
         let at_once = i32::from(exit_code::INTERRUPTED);
         signal_hook::flag::register_conditional_shutdown(signal, at_once, Arc::clone(interrupt))?;
         signal_hook::flag::register(signal, Arc::clone(interrupt))?;

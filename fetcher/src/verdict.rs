@@ -17,6 +17,8 @@ pub(crate) struct NetworkSummary {
     pub(crate) wrong: Option<WrongBody>,
     /// The last URL that a rule of the configuration forbids, with the rule's place.
     pub(crate) blocked: Option<String>,
+    /// A body had no room here, or claimed to need more.
+    pub(crate) no_room: Option<Box<FetchError>>,
     /// The last trouble that was not a plain "not there", with its place.
     pub(crate) trouble: Option<String>,
 }

@@ -53,7 +53,7 @@ pub enum Verdict {
 }
 
 /// Hashes one file as it lands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FileCheck {
     address: ContentAddress,
     executable: bool,
@@ -103,6 +103,11 @@ impl FileCheck {
         }
     }
 
+    /// How much has come, in bytes.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Adds bytes that landed in an earlier run, which lie in the staged file. Where the hash begins with the size, which
     /// the first server may not have told, all is read at the end.
     pub(crate) fn go_on_behind(
@@ -116,6 +121,7 @@ impl FileCheck {
             watch.progress.advance(bytes);
             return Ok(());
         }
+        watch.progress.advance(self.bytes);
         let mut buffer = vec![0; BUFFER_LEN];
         while self.bytes < bytes {
             if watch.interrupted() {

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use store_index::watch::Watch;
+use store_index::watch::{Watch, is_ignored};
 
 use commands::Failure;
 use store_index::terminal::{Terminal, say};
@@ -43,6 +43,9 @@ fn main() -> ExitCode {
 fn run(cli: &cli::Cli) -> Result<u8, Failure> {
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
+        if is_ignored(signal) {
+            continue;
+        }
         // A second signal ends at once: a disc that does not answer must not hold the program.
         let second = signal_hook::flag::register_conditional_shutdown(
             signal,

@@ -39,6 +39,17 @@ impl Progress for NoProgress {
     fn note(&self, _line: &str) {}
 }
 
+/// Returns true if this process was started with a signal ignored, as `nohup` does and shells do for what runs in the
+/// background: it is not to be caught then.
+pub fn is_ignored(signal: i32) -> bool {
+    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = u32::try_from(signal - 1).ok();
+    let bit = bit.and_then(|bit| 1_u64.checked_shl(bit)).unwrap_or(0);
+    ignored.unwrap_or(0) & bit != 0
+}
+
 /// Progress and interruption, handed together to all long work.
 #[derive(Clone, Copy)]
 pub struct Watch<'a> {

@@ -208,9 +208,23 @@ impl Run<'_> {
         self
     }
 
+    /// Runs it as `nohup` does, for which hanging up is nothing.
+    pub(crate) fn no_hangup(mut self) -> Self {
+        self.wrapper = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
+            .map(OsString::from)
+            .into();
+        self
+    }
+
     /// Runs it below `strace`, which writes the network system calls into `log`.
-    pub(crate) fn traced(mut self, log: &Path) -> Self {
-        self.wrapper = ["strace", "-f", "-qq", "-e", "trace=network", "-o"]
+    pub(crate) fn traced(self, log: &Path) -> Self {
+        self.traced_calls("network", log)
+    }
+
+    /// Runs it below `strace`, which writes such system calls into `log`.
+    pub(crate) fn traced_calls(mut self, calls: &str, log: &Path) -> Self {
+        let calls = format!("trace={calls}");
+        self.wrapper = ["strace", "-f", "-qq", "-e", &calls, "-o"]
             .map(OsString::from)
             .into();
         self.wrapper.push(log.into());

@@ -64,6 +64,8 @@ pub(crate) enum Manner {
     Whole,
     /// 416, whatever was asked.
     Refusing,
+    /// Another status, whatever was asked.
+    Failing(u16),
     /// A part that begins one byte before the one that was asked for.
     WrongStart,
     /// The right bytes, and no word about which.
@@ -534,6 +536,9 @@ impl Connection {
             });
         let end = range.map_or(whole, |(_, end)| end);
         let (head, from) = match range.map(|(from, _)| from) {
+            Some(_) if let Manner::Failing(code) = file.manner => {
+                (format!("{code} Whatever\r\nContent-Length: 0"), whole)
+            }
             Some(from) if from >= whole || file.manner == Manner::Refusing => (
                 format!("416 Out Of Range\r\nContent-Range: bytes */{whole}\r\nContent-Length: 0"),
                 whole,

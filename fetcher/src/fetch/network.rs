@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use store_index::path_text::printable;
 use store_index::watch::Unit;
 
-use super::queue::{Entry, Next, Queue, spread};
+use super::queue::{Entry, FIRST_PAUSE_OF_OVERLOAD, Next, Queue, spread};
 use super::{Attempted, Walk};
 use crate::error::{ErrorKind, FetchError};
 use crate::landing::{Landing, NotIt};
 use crate::mirror_layout::LAYOUT_FILE;
+use crate::net::Retry;
 use crate::places::Places;
 use crate::report::{AttemptResult, Success};
 use crate::source::{self, Candidate, CandidatePlace, SourceKind};
@@ -63,9 +64,19 @@ impl Walk<'_> {
         if candidates.is_empty() {
             return Ok(None);
         }
-        let done = match self.claim(places, landing)? {
+        let mut patience = Patience {
+            tries: self.policy.limits.tries,
+            budget: self.policy.limits.retry_budget,
+        };
+        let done = match self.claim(places, &mut patience, landing)? {
             Some(done) => Some(done),
-            None => self.ask_all(candidates, landing)?,
+            None => {
+                let done = self.ask_all(candidates, patience, landing)?;
+                if done.is_none() {
+                    landing.note_failure();
+                }
+                done
+            }
         };
         landing.set_claim(None);
         Ok(done)
@@ -75,10 +86,11 @@ impl Walk<'_> {
     fn claim(
         &mut self,
         places: &Places,
+        patience: &mut Patience,
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
         let state = &places.state;
-        let mut wait = None;
+        let mut wait: Option<Wait> = None;
         let claim = loop {
             match state.claim(&self.request.address) {
                 Claimed::Ours(claim) => break Some(claim),
@@ -94,6 +106,13 @@ impl Walk<'_> {
         if wait.is_some() {
             self.watch.progress.end();
         }
+        if let (Some(wait), Some(claim)) = (&wait, &claim)
+            && claim.is_after_failure()
+        {
+            // Those who wait would else fail one after the other, each with all tries and pauses.
+            patience.tries = 1;
+            patience.budget = patience.budget.saturating_sub(wait.started.elapsed());
+        }
         // It may have been brought since the ledger was asked, whether that was waited for or not.
         if claim.is_some()
             && self.has_news(state)
@@ -101,6 +120,14 @@ impl Walk<'_> {
             && let Some(done) = self.ask(&mut ledger, landing)?
         {
             return Ok(Some(done));
+        }
+        // Or gone into the store from a place of its own, as what is prefetched does.
+        if wait.is_some() {
+            for mut store in source::exact_names(places) {
+                if let Some(done) = self.ask(store.as_mut(), landing)? {
+                    return Ok(Some(done));
+                }
+            }
         }
         landing.set_claim(claim);
         Ok(None)
@@ -120,6 +147,7 @@ impl Walk<'_> {
     fn ask_all(
         &mut self,
         mut candidates: Vec<Candidate>,
+        mut patience: Patience,
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
         let failures = self.state.failures();
@@ -129,23 +157,22 @@ impl Walk<'_> {
         // An archive learns the hash by being asked: that comes when everybody else has had all tries.
         let is_archive = |candidate: &Candidate| candidate.kind == SourceKind::Archive;
         let (archives, candidates) = candidates.into_iter().partition(is_archive);
-        let mut budget = self.policy.limits.retry_budget;
-        match self.ask_some(candidates, &mut budget, landing)? {
+        match self.ask_some(candidates, &mut patience, landing)? {
             Some(done) => Ok(Some(done)),
-            None => self.ask_some(archives, &mut budget, landing),
+            None => self.ask_some(archives, &mut patience, landing),
         }
     }
 
     fn ask_some(
         &mut self,
         candidates: Vec<Candidate>,
-        budget: &mut Duration,
+        patience: &mut Patience,
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
-        let tries = self.policy.limits.tries;
-        let mut queue = Queue::new(candidates, tries, *budget, Instant::now());
+        let (tries, budget) = (patience.tries, patience.budget);
+        let mut queue = Queue::new(candidates, tries, budget, Instant::now());
         loop {
-            *budget = queue.budget();
+            patience.budget = queue.budget();
             match queue.next(Instant::now()) {
                 Next::Over => return Ok(None),
                 Next::Wait(pause, location) => self.pause(pause, &location)?,
@@ -155,11 +182,14 @@ impl Walk<'_> {
                 Next::Ask(mut entry) => {
                     // Another process may have been asked for a pause meanwhile.
                     let failures = self.state.failures();
-                    if let Some(pause) = pause_of_host(&failures, &entry.candidate) {
+                    if let Some(pause) = pause_of_host(&failures, &entry.candidate)
+                        && !may_be_asked_at_once(&entry, pause, patience.budget)
+                    {
                         queue.put_off(entry, spread(pause, chance()), Instant::now());
                         continue;
                     }
                     entry.tries += 1;
+                    landing.set_failures(&failures);
                     if let CandidatePlace::MirrorOf(mirror) = &entry.candidate.place
                         && let Some(candidates) = self.learn_layout(mirror, &entry, landing)?
                     {
@@ -253,7 +283,7 @@ impl Walk<'_> {
         }
     }
 
-    fn remember(&self, failures: &Failures, candidate: &Candidate, outcome: &Outcome) {
+    fn remember(&self, failures: &Failures, candidate: &Candidate, outcome: &Outcome<'_>) {
         if let Some(url) = url_of(candidate) {
             self.state
                 .remember(failures, &url, &self.request.address, outcome);
@@ -271,6 +301,15 @@ impl Walk<'_> {
         )
         .with_hint("run this again when it is done, or wait for it with --lock wait")
     }
+}
+
+/// How long is tried.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// How often a URL is asked.
+    tries: u32,
+    /// What is left of the time for pauses.
+    budget: Duration,
 }
 
 /// Waiting for another process.
@@ -337,7 +376,7 @@ fn pause_of_host(failures: &Failures, candidate: &Candidate) -> Option<Duration>
 }
 
 /// What is remembered of an attempt that did not bring the content. A URL's failures count once a fetch.
-fn outcome(entry: &Entry, not_it: &NotIt) -> Outcome {
+fn outcome<'a>(entry: &Entry, not_it: &'a NotIt) -> Outcome<'a> {
     match not_it.result {
         // It may have another file tomorrow, and misses are the rule there.
         AttemptResult::Absent
@@ -349,6 +388,7 @@ fn outcome(entry: &Entry, not_it: &NotIt) -> Outcome {
             Outcome::Failed {
                 counts: false,
                 of_host: false,
+                redirected_to: None,
                 pause: None,
             }
         }
@@ -356,9 +396,21 @@ fn outcome(entry: &Entry, not_it: &NotIt) -> Outcome {
         _ => Outcome::Failed {
             counts: entry.tries == 1,
             of_host: not_it.of_host,
-            pause: not_it.retry.and_then(|retry| retry.at_least),
+            redirected_to: not_it.redirected_to.as_deref(),
+            pause: not_it.retry.and_then(pause_for_all),
         },
     }
+}
+
+/// A short pause for which there is no time keeps no URL from being asked once.
+fn may_be_asked_at_once(entry: &Entry, pause: Duration, budget: Duration) -> bool {
+    entry.tries == 0 && pause > budget && pause <= FIRST_PAUSE_OF_OVERLOAD
+}
+
+/// How long nobody asks the host: as long as it wants, or for a while if it has too much to do and does not say.
+fn pause_for_all(retry: Retry) -> Option<Duration> {
+    let ours = retry.is_overload.then_some(FIRST_PAUSE_OF_OVERLOAD);
+    retry.at_least.or(ours)
 }
 
 /// A number between 0 and 1.

@@ -14,7 +14,10 @@ use crate::source::Candidate;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The first pause where the server has too much to do.
-const FIRST_PAUSE_OF_OVERLOAD: Duration = Duration::from_secs(5);
+pub(super) const FIRST_PAUSE_OF_OVERLOAD: Duration = Duration::from_secs(5);
+
+/// A pause that no clock can count is taken for this one, which no budget has room for either.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// No pause of our own choice is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -116,10 +119,8 @@ impl Queue {
 
     /// Puts an entry back, to be asked when its host may be asked again.
     pub(super) fn put_off(&mut self, entry: Entry, pause: Duration, now: Instant) {
-        self.entries.push(Entry {
-            due: now + pause,
-            ..entry
-        });
+        let due = now.checked_add(pause).unwrap_or_else(|| now + NEVER);
+        self.entries.push(Entry { due, ..entry });
     }
 
     /// Puts an entry back that was asked, unless that was often enough. `chance` is between 0 and 1.
@@ -231,5 +232,18 @@ mod tests {
             assert!(pause(30, TROUBLE, chance) <= LONGEST_PAUSE);
         }
         assert!(pause(1, wish(u64::MAX), 1.0) >= Duration::from_secs(u64::MAX));
+    }
+
+    #[test]
+    fn a_wish_beyond_all_clocks_is_given_up() {
+        let now = Instant::now();
+        for budget in [0, 120] {
+            let for_ever = Retry {
+                is_overload: true,
+                at_least: Some(Duration::MAX),
+            };
+            let (asked, waited) = run(queue(&["http://a/"], budget, now), for_ever, now);
+            assert_eq!((asked.len(), waited), (1, Duration::ZERO));
+        }
     }
 }

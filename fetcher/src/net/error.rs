@@ -4,6 +4,8 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::rules::Blocked;
 use crate::source_url::SourceUrl;
 
@@ -123,6 +125,12 @@ pub enum NetError {
         /// For example "too many open files".
         reason: String,
     },
+    /// A redirect led to a host that wants to be left alone, as it has told before.
+    #[error("its host is to be left alone for {} s", pause.as_secs())]
+    LeftAlone {
+        /// For how long yet.
+        pause: Duration,
+    },
     /// An error of another URL, to which the one asked for had led.
     #[error("redirected to {url}: {error}")]
     Redirected {
@@ -207,6 +215,7 @@ impl NetError {
             | Self::Stall { .. }
             | Self::Short { .. }
             | Self::Other { .. } => retry(false, None),
+            Self::LeftAlone { pause } => retry(false, Some(pause)),
             Self::Dns { ref reason } if reason != NAME_NOT_FOUND => retry(false, None),
             Self::Status { code, retry_after } => match code {
                 429 | 503 => retry(true, retry_after),
@@ -221,11 +230,20 @@ impl NetError {
     /// Returns true if the host is the cause, whatever it is asked for.
     pub fn is_of_host(&self) -> bool {
         match self.innermost() {
-            Self::Connect { .. } | Self::Dns { .. } | Self::Tls { .. } | Self::Timeout { .. } => {
-                true
-            }
+            // Without a network, and without name servers, no host answers.
+            Self::Connect { reason } => reason != NETWORK_UNREACHABLE,
+            Self::Dns { reason } => reason == NAME_NOT_FOUND,
+            Self::Tls { .. } | Self::Timeout { .. } => true,
             Self::Status { code, .. } => matches!(code, 429 | 500..=599),
             _ => false,
+        }
+    }
+
+    /// Returns the URL that failed, if a redirect had led to another than the one asked for.
+    pub fn redirected_to(&self) -> Option<&SourceUrl> {
+        match self {
+            Self::Redirected { url, .. } => Some(url),
+            _ => None,
         }
     }
 
@@ -250,15 +268,24 @@ impl NetError {
     }
 
     pub(super) fn of_lookup(failed: &LookupError) -> Self {
-        Self::Dns {
-            reason: lookup_reason(&failed.0),
+        let reason = lookup_reason(&failed.0);
+        match is_full(&failed.0) {
+            true => Self::Setup { reason },
+            false => Self::Dns { reason },
         }
     }
 
     /// Sorts an error of a socket that carries no HTTP.
     pub(crate) fn of_socket(error: &io::Error) -> Self {
-        Self::Connect {
-            reason: reason(error),
+        Self::no_connection(error, error)
+    }
+
+    /// Sorts what kept a connection from being made: `io`, with its circumstances.
+    fn no_connection(error: &(dyn Error + 'static), io: &io::Error) -> Self {
+        let reason = reason(error);
+        match is_full(io) {
+            true => Self::Setup { reason },
+            false => Self::Connect { reason },
         }
     }
 
@@ -291,7 +318,13 @@ impl NetError {
                 };
             }
         }
-        if error.is_connect() || find::<io::Error>(error).is_some() {
+        let io = chain(error)
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .last();
+        if let Some(io) = io {
+            return Self::no_connection(error, io);
+        }
+        if error.is_connect() {
             return Self::Connect {
                 reason: reason(error),
             };
@@ -359,6 +392,12 @@ fn reason(error: &(dyn Error + 'static)) -> String {
     tidy(&chain(error).last().unwrap_or(error).to_string())
 }
 
+/// Returns true if no file could be opened, so that no server could be asked, whichever.
+fn is_full(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
 /// Puts the common I/O errors into words without numbers.
 fn io_reason(error: &io::Error) -> Option<&'static str> {
     Some(match error.kind() {
@@ -366,11 +405,14 @@ fn io_reason(error: &io::Error) -> Option<&'static str> {
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => "connection reset",
         io::ErrorKind::BrokenPipe => "connection closed",
         io::ErrorKind::HostUnreachable => "host unreachable",
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => "network unreachable",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => NETWORK_UNREACHABLE,
         io::ErrorKind::TimedOut => "connection timed out",
         _ => return None,
     })
 }
+
+/// There is no way out of this machine.
+const NETWORK_UNREACHABLE: &str = "network unreachable";
 
 /// The resolver's final word; everything else it says may be different in a minute.
 const NAME_NOT_FOUND: &str = "name not found";
@@ -379,9 +421,11 @@ fn lookup_reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.rsplit(": ").next().unwrap_or_default();
     match text {
-        "Name or service not known" | "No address associated with hostname" => {
-            NAME_NOT_FOUND.into()
-        }
+        // In the words of glibc, then of musl.
+        "Name or service not known"
+        | "No address associated with hostname"
+        | "Name does not resolve"
+        | "Name has no usable address" => NAME_NOT_FOUND.into(),
         other => format!("name lookup failed: {}", tidy(other)),
     }
 }
@@ -462,4 +506,38 @@ fn status_text(code: u16) -> String {
         .ok()
         .and_then(|status| status.canonical_reason())
         .map_or_else(String::new, |text| format!(" {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_here_is_not_held_against_a_host() {
+        let of_socket =
+            |errno: Errno| NetError::of_socket(&io::Error::from_raw_os_error(errno.raw_os_error()));
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            assert_eq!(of_socket(errno).class(), NetClass::Local, "{errno}");
+        }
+        for errno in [Errno::NETUNREACH, Errno::NETDOWN] {
+            let error = of_socket(errno);
+            assert!(!error.is_of_host() && error.retry().is_some(), "{error}");
+        }
+        assert!(of_socket(Errno::CONNREFUSED).is_of_host());
+        let of_lookup = |text: &str| {
+            let text = format!("failed to lookup address information: {text}");
+            NetError::of_lookup(&LookupError(io::Error::other(text)))
+        };
+        for text in ["Temporary failure in name resolution", "Try again"] {
+            let error = of_lookup(text);
+            assert!(!error.is_of_host() && error.retry().is_some(), "{error}");
+        }
+        for text in ["Name or service not known", "Name does not resolve"] {
+            let error = of_lookup(text);
+            assert!(error.is_of_host() && error.retry().is_none(), "{error}");
+        }
+        let full = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+        let full = NetError::of_lookup(&LookupError(full));
+        assert_eq!(full.class(), NetClass::Local);
+    }
 }

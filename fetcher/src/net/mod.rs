@@ -18,6 +18,7 @@ mod transfer;
 mod wait;
 mod wide;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{
@@ -72,6 +73,9 @@ pub const WIDEN_ABOVE_BYTES: u64 = 4 << 20;
 pub const FAST_ENOUGH: Duration = Duration::from_secs(3);
 /// Default of [`Widening::measure_for`]: some round trips around the world.
 pub const MEASURE_FOR: Duration = Duration::from_millis(500);
+
+/// So often a server may fail when it is asked for a range; then it is asked for the whole, which it may have at hand.
+const MAX_RANGE_REFUSALS: u32 = 2;
 
 /// How we present ourselves.
 const USER_AGENT: &str = concat!("fetch/", env!("CARGO_PKG_VERSION"));
@@ -129,6 +133,10 @@ impl Default for Limits {
 
 /// Takes a body as it comes. An error ends the transfer as [`NetError::Sink`].
 pub trait BodySink {
+    /// Returns how long the host of a URL to which a redirect leads is to be left alone, if it is.
+    fn left_alone(&self, _url: &SourceUrl) -> Option<Duration> {
+        None
+    }
     /// Called once, on the calling thread, when the server has answered 200 or 206 and before the first byte. A body
     /// that begins at 0 replaces whatever was there.
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
@@ -164,6 +172,8 @@ pub struct Client {
     one_connection_each: OnceLock<reqwest::Client>,
     limits: Limits,
     access: Arc<Access>,
+    /// How often URLs failed when a range was asked of them.
+    range_refusals: Mutex<HashMap<String, u32>>,
     trust: Trust,
 }
 
@@ -216,6 +226,7 @@ impl Client {
         })?;
         let http = tls::client_config(trust).and_then(|tls| http(tls, &limits))?;
         Ok(Self {
+            range_refusals: Mutex::default(),
             engine,
             http,
             one_connection_each: OnceLock::new(),
@@ -284,22 +295,40 @@ impl Client {
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
         loop {
+            if self.refusals_of(route.current()) >= MAX_RANGE_REFUSALS {
+                resume = None;
+            }
             let response = self.ask(route, resume, interrupt)?;
             let headers = response.headers();
             match (response.status().as_u16(), resume) {
                 (200, _) => {
-                    return self.receive(response, route, (0, &[]), sink, interrupt);
+                    let length_bytes = response.content_length();
+                    let whole = (0, &[][..], length_bytes);
+                    return self.receive(response, route, whole, sink, interrupt);
                 }
-                (206, Some(resume)) => {
-                    let there = (resume.from_bytes, resume.there);
-                    return self.receive(response, route, there, sink, interrupt);
+                (206, Some(asked)) => {
+                    let there = (asked.from_bytes, asked.there);
+                    match transfer::length_of_whole(&response, route.current(), there) {
+                        Ok(length_bytes) => {
+                            let rest = (there.0, there.1, length_bytes);
+                            return self.receive(response, route, rest, sink, interrupt);
+                        }
+                        // Not what is missing. The whole is proved by its hash, whatever this server makes of ranges.
+                        Err(_) => resume = None,
+                    }
                 }
-                // What we have ends where the server's file does, or behind it.
-                (416, Some(_)) => resume = None,
+                // What we have ends where the server's file does, or behind it; or ranges are not to its taste.
+                (code, Some(_)) if range::is_about_range(code) => resume = None,
                 (code, _) if is_redirect(code) => {
                     route.follow(headers.get(LOCATION).map(HeaderValue::as_bytes))?;
+                    if let Some(pause) = sink.left_alone(route.current()) {
+                        return Err(NetError::LeftAlone { pause });
+                    }
                 }
-                (code, _) => {
+                (code, asked) => {
+                    if asked.is_some() && (500..=599).contains(&code) {
+                        self.note_refusal(route.current());
+                    }
                     return Err(NetError::Status {
                         code,
                         retry_after: range::retry_after(headers),
@@ -309,12 +338,27 @@ impl Client {
         }
     }
 
+    fn refusals_of(&self, url: &SourceUrl) -> u32 {
+        let refusals = self.range_refusals();
+        refusals.get(url.url().as_str()).copied().unwrap_or(0)
+    }
+
+    fn range_refusals(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        let refusals = self.range_refusals.lock();
+        refusals.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_refusal(&self, url: &SourceUrl) {
+        let url = url.url().as_str().to_owned();
+        *self.range_refusals().entry(url).or_default() += 1;
+    }
+
     /// Passes a body to the sink.
     fn receive(
         &self,
         response: reqwest::Response,
         route: &Route,
-        there: (u64, &[Range<u64>]),
+        there: (u64, &[Range<u64>], Option<u64>),
         sink: &mut (dyn BodySink + Send),
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {

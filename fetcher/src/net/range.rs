@@ -21,6 +21,9 @@ const MAX_VALIDATOR_LEN: usize = 256;
 /// and clocks and coarse timestamps want more.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
+/// The longest pause that a server is understood to ask for: what is more counts as this.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where a body is to go on.
 #[derive(Clone, Copy)]
 pub struct Resume<'a> {
@@ -105,6 +108,12 @@ pub(super) fn part_of(
     })
 }
 
+/// Returns true if a server that answers so may have nothing against the request but the range in it. What is gone, or
+/// too much at the moment, has nothing to do with that.
+pub(super) const fn is_about_range(code: u16) -> bool {
+    matches!(code, 400..=403 | 405..=407 | 409 | 411..=428 | 430..=499 | 501)
+}
+
 /// Reads `bytes FIRST-LAST/TOTAL`; the total may be `*`.
 fn parse(value: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
@@ -137,14 +146,15 @@ pub(super) fn validator(headers: &HeaderMap) -> Option<String> {
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER)?.trim();
     if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
     }
     let until = httpdate::parse_http_date(value).ok()?;
     // The server's own clock says how long it means, if it tells it.
     let now = text(headers, DATE)
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .unwrap_or_else(SystemTime::now);
-    Some(until.duration_since(now).unwrap_or_default())
+    let pause = until.duration_since(now).unwrap_or_default();
+    Some(pause.min(MAX_RETRY_AFTER))
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
@@ -244,6 +254,10 @@ mod tests {
         assert_eq!(of(&[later, date.clone()]), seconds(30));
         let past = (RETRY_AFTER, "Sun, 06 Nov 1994 08:49:07 GMT");
         assert_eq!(of(&[past, date]), seconds(0));
+        let most = Some(MAX_RETRY_AFTER);
+        for text in ["18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(of(&[(RETRY_AFTER, text)]), most, "{text}");
+        }
         for text in ["", "-1", "soon", "1.5"] {
             assert_eq!(of(&[(RETRY_AFTER, text)]), None, "{text}");
         }

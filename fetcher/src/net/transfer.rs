@@ -43,34 +43,42 @@ enum Read {
     },
 }
 
+/// Reads from the head of a 206 answer how long the whole is, if that is told. An error if it does not bring what is
+/// missing between `from_bytes` and what is `there`.
+pub(super) fn length_of_whole(
+    response: &reqwest::Response,
+    url: &SourceUrl,
+    (from_bytes, there): (u64, &[Range<u64>]),
+) -> Result<Option<u64>, NetError> {
+    check_encoding(response, url)?;
+    let part_bytes = response.content_length();
+    let headers = response.headers();
+    let [first, ..] = there else {
+        let told = range::whole_length(headers, from_bytes, part_bytes)?;
+        return Ok(told.or(part_bytes.map(|part| part.saturating_add(from_bytes))));
+    };
+    let total = range::part_of(headers, from_bytes..first.start, part_bytes)?;
+    if there.iter().any(|part| part.end > total) {
+        return Err(NetError::Protocol {
+            reason: format!("the server has {total} bytes, and more are here"),
+        });
+    }
+    Ok(Some(total))
+}
+
 /// Passes the body of a 200 answer, or of a 206 answer that begins at `from_bytes`, to `sink`, and returns the length
-/// of the whole in bytes. `there` are the parts behind that which need not come.
+/// of the whole in bytes, which may have been announced. `there` are the parts behind that which need not come.
 pub(super) fn receive(
     client: &Client,
     response: reqwest::Response,
     route: &Route,
-    (from_bytes, there): (u64, &[Range<u64>]),
+    (from_bytes, there, length_bytes): (u64, &[Range<u64>], Option<u64>),
     sink: &mut (dyn BodySink + Send),
     interrupt: &AtomicBool,
 ) -> Result<u64, NetError> {
     let (url, limits) = (route.current(), &client.limits);
     check_encoding(&response, url)?;
-    let part_bytes = response.content_length();
     let headers = response.headers();
-    let length_bytes = match (from_bytes, there) {
-        (0, []) => part_bytes,
-        (from, []) => range::whole_length(headers, from, part_bytes)?
-            .or(part_bytes.map(|part| part.saturating_add(from))),
-        (from, [first, ..]) => {
-            let total = range::part_of(headers, from..first.start, part_bytes)?;
-            if there.iter().any(|part| part.end > total) {
-                return Err(NetError::Protocol {
-                    reason: format!("the server has {total} bytes, and more are here"),
-                });
-            }
-            Some(total)
-        }
-    };
     if length_bytes.is_some_and(|length| length > limits.max_bytes) {
         return Err(NetError::TooLong {
             limit_bytes: limits.max_bytes,

@@ -268,6 +268,12 @@ pub trait Source: std::fmt::Debug {
     }
 }
 
+/// The stores, asked for the names that one would expect.
+pub(crate) fn exact_names<'a>(places: &'a Places) -> impl Iterator<Item = Box<dyn Source + 'a>> {
+    let exact = |store| Box::new(store::ExactNames::new(store)) as Box<dyn Source + 'a>;
+    places.stores.iter().map(exact)
+}
+
 /// Makes the sources for a request, cheapest first. This is the only place that knows the order. Media that nobody
 /// named are looked for when their turn comes.
 pub fn in_order<'a>(
@@ -281,9 +287,7 @@ pub fn in_order<'a>(
     if let Some(brought) = &places.brought {
         sources.push(Box::new(ledger::OfThisRun::new(brought)));
     }
-    for store in &places.stores {
-        sources.push(Box::new(store::ExactNames::new(store)));
-    }
+    sources.extend(exact_names(places));
     for store in &places.stores {
         sources.push(Box::new(links::Links::new(store)));
     }

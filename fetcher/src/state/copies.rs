@@ -104,6 +104,8 @@ pub(crate) struct NewCopy<'a> {
     pub(crate) names: &'a [String],
     /// The sum of the sizes of its files, in bytes.
     pub(crate) bytes: u64,
+    /// What stays free on the disk, if that was configured.
+    pub(crate) reserve: Option<u64>,
 }
 
 impl State {
@@ -160,7 +162,11 @@ impl State {
         staging::sweep(&place);
         let staged = StagedTree::beside(&place)?;
         let room = path.join(FOLDER).join(staged.hidden.name());
-        disk::leave_reserve(&fs_err::File::open(&room)?.into_file(), new.bytes, None)?;
+        disk::leave_reserve(
+            &fs_err::File::open(&room)?.into_file(),
+            new.bytes,
+            new.reserve,
+        )?;
         let content = room.join(CONTENT);
         let copied = own_folder::copy_standing(new.request, new.output, &content, watch)?;
         let Verdict::Right(verified) = copied else {

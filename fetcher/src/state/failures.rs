@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 use store_index::digest::{Digest, sha256};
 
-use super::{State, key, open_file, read_record};
+use super::{State, key, lock_record, open_file, read_record, read_record_whole};
 use crate::source_url::SourceUrl;
 
 /// A count is half of what it was after so long.
@@ -60,7 +60,7 @@ struct Count {
 
 /// How asking a URL ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum Outcome<'a> {
     /// It brought the content.
     Good,
     /// It does not have it, or has something else.
@@ -71,6 +71,8 @@ pub(crate) enum Outcome {
         counts: bool,
         /// The host is the cause, whatever it is asked for.
         of_host: bool,
+        /// Where a redirect had led, if the host is that one.
+        redirected_to: Option<&'a SourceUrl>,
         /// How long the server wants to be left alone.
         pause: Option<Duration>,
     },
@@ -78,9 +80,20 @@ pub(crate) enum Outcome {
 
 impl Count {
     fn now(self, now: u64) -> f64 {
-        // A clock that was set back makes nothing older or younger.
+        // A clock that was set back makes nothing older or younger; see `Failures::set_clock_back`.
         let age = now.saturating_sub(self.at);
         self.count * 0.5_f64.powf(age as f64 / HALF_LIFE.as_secs_f64())
+    }
+
+    /// How long the host is to be left alone. A pause that is longer than any we grant was noted by a clock that has
+    /// been set back since, and is over, for all we know.
+    fn pause(self, now: u64) -> Duration {
+        let left = Duration::from_secs(self.not_before.saturating_sub(now));
+        if left > MAX_PAUSE {
+            Duration::ZERO
+        } else {
+            left
+        }
     }
 
     fn add(&mut self, more: f64, now: u64) {
@@ -112,10 +125,8 @@ impl Failures {
 
     /// Returns how long a URL's host is to be left alone, if it is.
     pub(crate) fn pause(&self, url: &SourceUrl) -> Option<Duration> {
-        let until = self.hosts.get(&host_key(url))?.not_before;
-        let seconds = until.checked_sub(seconds_now()).filter(|&left| left > 0)?;
-        // A clock that was set back must not make a long pause of a short one.
-        Some(Duration::from_secs(seconds).min(MAX_PAUSE))
+        let pause = self.hosts.get(&host_key(url))?.pause(seconds_now());
+        (!pause.is_zero()).then_some(pause)
     }
 
     /// Says what is remembered against a URL, if that matters.
@@ -139,15 +150,26 @@ impl Failures {
     /// Returns the hosts with their counts and pauses, and the number of URLs, for people.
     pub(crate) fn summary(&self) -> (Vec<(String, f64, u64)>, usize) {
         let now = seconds_now();
-        let hosts = self.hosts.iter().map(|(host, count)| {
-            let pause = count.not_before.saturating_sub(now);
-            (host.clone(), count.now(now), pause)
-        });
+        let hosts = self
+            .hosts
+            .iter()
+            .map(|(host, count)| (host.clone(), count.now(now), count.pause(now).as_secs()));
         (hosts.collect(), self.urls.len())
     }
 
-    fn apply(&mut self, url: &SourceUrl, address: &ContentAddress, outcome: &Outcome) {
+    /// What was noted in the future happened now: it would not fade before that time.
+    fn set_clock_back(&mut self, now: u64) {
+        for count in self.hosts.values_mut().chain(self.urls.values_mut()) {
+            count.at = count.at.min(now);
+            if count.pause(now).is_zero() {
+                count.not_before = 0;
+            }
+        }
+    }
+
+    fn apply(&mut self, url: &SourceUrl, address: &ContentAddress, outcome: &Outcome<'_>) {
         let now = seconds_now();
+        self.set_clock_back(now);
         let (host, url) = (host_key(url), url_key(url, address));
         match *outcome {
             Outcome::Good => {
@@ -164,8 +186,10 @@ impl Failures {
             Outcome::Failed {
                 counts,
                 of_host,
+                redirected_to,
                 pause,
             } => {
+                let host = redirected_to.map_or(host, host_key);
                 if counts {
                     self.urls.entry(url).or_default().add(1.0, now);
                 }
@@ -198,7 +222,7 @@ impl State {
     pub(crate) fn failures(&self) -> Failures {
         let read = || {
             let file = open_file(&*self.there()?, NAME, OFlags::empty()).ok()?;
-            let failures: Failures = serde_json::from_str(&read_record(&file).ok()?).ok()?;
+            let failures: Failures = serde_json::from_str(&read_record_whole(&file).ok()?).ok()?;
             (failures.version == VERSION).then_some(failures)
         };
         read().unwrap_or_default()
@@ -211,7 +235,7 @@ impl State {
         known: &Failures,
         url: &SourceUrl,
         address: &ContentAddress,
-        outcome: &Outcome,
+        outcome: &Outcome<'_>,
     ) {
         let is_news = match outcome {
             Outcome::Good => {
@@ -242,7 +266,7 @@ impl State {
             return Ok(());
         };
         let mut file = open_file(&folder, NAME, OFlags::CREATE)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        lock_record(&file, FlockOperation::NonBlockingLockExclusive)?;
         let mut failures: Failures = serde_json::from_str(&read_record(&file)?).unwrap_or_default();
         if failures.version != VERSION {
             failures = Failures::default();
@@ -291,9 +315,10 @@ mod tests {
         SourceUrl::parse(text).unwrap()
     }
 
-    const FAILED: Outcome = Outcome::Failed {
+    const FAILED: Outcome<'_> = Outcome::Failed {
         counts: true,
         of_host: false,
+        redirected_to: None,
         pause: None,
     };
 
@@ -335,6 +360,7 @@ mod tests {
             let of_host = Outcome::Failed {
                 counts: true,
                 of_host: true,
+                redirected_to: None,
                 pause: None,
             };
             failures.apply(&url(&format!("http://bad/{path}")), &address(), &of_host);
@@ -349,6 +375,7 @@ mod tests {
         let pause = |seconds| Outcome::Failed {
             counts: false,
             of_host: true,
+            redirected_to: None,
             pause: Some(Duration::from_secs(seconds)),
         };
         failures.apply(&a, &address(), &pause(1 << 40));
@@ -358,6 +385,56 @@ mod tests {
         assert!(!failures.is_bad(&a, &address()), "a pause is no failure");
         age(&mut failures, MAX_PAUSE);
         assert_eq!(failures.pause(&a), None);
+    }
+
+    /// What was noted while the clock was wrong neither locks a host out nor stays for ever.
+    #[test]
+    fn a_clock_that_was_set_back() {
+        let (mut failures, a) = (Failures::default(), url("http://h/a"));
+        let pause = Outcome::Failed {
+            counts: true,
+            of_host: true,
+            redirected_to: None,
+            pause: Some(Duration::from_secs(60)),
+        };
+        for _ in 0..3 {
+            failures.apply(&a, &address(), &pause);
+        }
+        let year = 365 * 24 * 60 * 60;
+        for count in failures.hosts.values_mut() {
+            count.at += year;
+            count.not_before += year;
+        }
+        assert_eq!(failures.pause(&a), None);
+        assert!(failures.describe(&url("http://h/b"), &address()).is_some());
+        failures.apply(&url("http://other/"), &address(), &FAILED);
+        age(&mut failures, HALF_LIFE);
+        assert!(!failures.is_bad(&url("http://h/b"), &address()), "it fades");
+    }
+
+    /// Nobody reads what another process is just writing.
+    #[test]
+    fn a_record_is_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(Some(folder.path().join("fetch")));
+        let a = url("http://h/a");
+        state.remember(&Failures::default(), &a, &address(), &Outcome::Useless);
+        assert!(state.failures().is_bad(&a, &address()));
+        let path = folder.path().join("fetch").join(NAME);
+        let text = fs_err::read(&path).unwrap();
+        let file = fs_err::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .into_file();
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
+        file.set_len(0).unwrap();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            (&file).write_all(&text).unwrap();
+        });
+        assert!(state.failures().is_bad(&a, &address()));
+        writer.join().unwrap();
     }
 
     #[test]

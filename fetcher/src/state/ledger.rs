@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 use store_index::path_text;
 
-use super::{State, address, key, open_file, open_folder, read_record};
+use super::{
+    State, address, key, lock_record, open_file, open_folder, read_record, read_record_whole,
+};
 
 /// Above this length in bytes a file loses its older half: 256 of them stay below 32 MiB.
 const MAX_BUCKET_BYTES: u64 = 128 * 1024;
@@ -140,7 +142,7 @@ impl State {
         let read = || {
             let folder = open_folder(&*self.there()?, FOLDER).ok()?;
             let bucket = open_file(&folder, &bucket(address), OFlags::empty()).ok()?;
-            let text = read_record(&bucket).ok()?;
+            let text = read_record_whole(&bucket).ok()?;
             let lines = text.lines().filter(|line| line.contains(&wanted));
             Some(
                 lines
@@ -162,7 +164,7 @@ impl State {
                 return Ok(());
             };
             let mut bucket = open_file(&folder, &bucket(address), OFlags::CREATE)?;
-            rustix::fs::flock(&bucket, FlockOperation::LockExclusive)?;
+            lock_record(&bucket, FlockOperation::NonBlockingLockExclusive)?;
             let length = bucket.seek(SeekFrom::End(0))?;
             if length > MAX_BUCKET_BYTES {
                 forget_older_half(&mut bucket)?;
@@ -201,28 +203,35 @@ pub(super) fn forget(
     bucket: &mut File,
     mut is_right: impl FnMut(&ContentAddress, &Delivery) -> bool,
 ) -> io::Result<usize> {
-    rustix::fs::flock(&*bucket, FlockOperation::LockExclusive)?;
-    let lines = parse(&read_record(bucket)?);
-    let kept: Vec<Line> = lines
-        .iter()
+    // To hash them takes long, and whoever delivers meanwhile must not wait for it.
+    let wrong: Vec<Line> = parse(&read_record_whole(bucket)?)
+        .into_iter()
         .filter(|line| {
             let address = address(&line.content);
-            address
+            !address
                 .zip(line.delivery())
                 .is_some_and(|(address, delivery)| is_right(&address, &delivery))
         })
+        .collect();
+    if wrong.is_empty() {
+        return Ok(0);
+    }
+    lock_record(bucket, FlockOperation::NonBlockingLockExclusive)?;
+    bucket.rewind()?;
+    let lines = parse(&read_record(bucket)?);
+    let kept: Vec<Line> = lines
+        .iter()
+        .filter(|line| !wrong.contains(line))
         .cloned()
         .collect();
-    if kept.len() < lines.len() {
-        rewrite(bucket, &kept)?;
-    }
+    rewrite(bucket, &kept)?;
     rustix::fs::flock(&*bucket, FlockOperation::Unlock)?;
     Ok(lines.len() - kept.len())
 }
 
 /// Counts the deliveries in a bucket.
 pub(super) fn count(bucket: &File) -> usize {
-    read_record(bucket).map_or(0, |text| parse(&text).len())
+    read_record_whole(bucket).map_or(0, |text| parse(&text).len())
 }
 
 fn parse(text: &str) -> Vec<Line> {
@@ -263,6 +272,31 @@ mod tests {
         let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
         File::open(&file).unwrap().set_modified(later).unwrap();
         assert_eq!(state.deliveries(&address(1)), []);
+    }
+
+    /// Hashing what was delivered takes long; whoever delivers meanwhile does not wait for it, and is not forgotten.
+    #[test]
+    fn deliveries_go_on_while_others_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(Some(folder.path().join("fetch")));
+        let [old, new] = ["old", "new"].map(|name| {
+            let file = folder.path().join(name);
+            fs_err::write(&file, name).unwrap();
+            file
+        });
+        state.delivered(&address(1), &old, &[]);
+        let path = folder.path().join("fetch/ledger/01");
+        let bucket = fs_err::OpenOptions::new().read(true).write(true).open(path);
+        let forgotten = forget(&mut bucket.unwrap().into_file(), |_, _| {
+            let started = std::time::Instant::now();
+            state.delivered(&address(1), &new, &[]);
+            assert!(started.elapsed() < super::super::MAX_RECORD_WAIT / 2);
+            false
+        });
+        assert_eq!(forgotten.unwrap(), 1);
+        let left = state.deliveries(&address(1));
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].path, new);
     }
 
     #[test]

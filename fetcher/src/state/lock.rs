@@ -7,7 +7,8 @@
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FlockOperation, OFlags};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 
 use super::{State, key, open_file, read_record};
+use crate::verify::FileCheck;
 
 /// How often a lock file may vanish while it is opened, before something is wrong.
 const MAX_VANISHED: usize = 100;
@@ -26,7 +28,11 @@ pub(crate) struct Claim {
     pub(super) key: String,
     pub(super) spool: Arc<OwnedFd>,
     pub(super) locks: Arc<OwnedFd>,
-    lock: File,
+    lock: Locked,
+    /// Set when nobody had the content.
+    failed: AtomicBool,
+    /// Has seen what lay in the spool when somebody was last asked for the rest.
+    hashed: Mutex<Option<Box<FileCheck>>>,
 }
 
 /// An attempt to get a claim.
@@ -48,6 +54,9 @@ pub(crate) struct Holder {
     pid: u32,
     /// Seconds since 1970.
     since: u64,
+    /// It is done, and nobody that it asked had the content.
+    #[serde(default)]
+    failed: bool,
 }
 
 impl Holder {
@@ -63,6 +72,7 @@ impl Holder {
             host,
             pid: std::process::id(),
             since: since.as_secs(),
+            failed: false,
         }
     }
 
@@ -92,6 +102,8 @@ impl State {
                 spool,
                 locks,
                 lock,
+                failed: AtomicBool::default(),
+                hashed: Mutex::default(),
             }),
             Ok(Err(holder)) => Claimed::Theirs(holder),
             Err(error) => {
@@ -102,11 +114,45 @@ impl State {
     }
 }
 
+impl Claim {
+    /// Returns true if whoever had it before failed.
+    pub(crate) const fn is_after_failure(&self) -> bool {
+        self.lock.after_failure
+    }
+
+    /// Tells the next that nobody had the content.
+    pub(crate) fn note_failure(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns what has seen the beginning of what lies in the spool.
+    pub(crate) fn hashed(&self) -> Option<FileCheck> {
+        self.hashed_then().as_deref().cloned()
+    }
+
+    /// Keeps what has seen the beginning of what lies in the spool, for the next who is asked for the rest.
+    pub(crate) fn set_hashed(&self, check: Option<FileCheck>) {
+        *self.hashed_then() = check.map(Box::new);
+    }
+
+    fn hashed_then(&self) -> MutexGuard<'_, Option<Box<FileCheck>>> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A lock file that is locked.
+#[derive(Debug)]
+pub(super) struct Locked {
+    file: File,
+    /// Whoever had it before left word that it failed.
+    after_failure: bool,
+}
+
 /// Locks a lock file, or tells who has done so.
-pub(super) fn lock(locks: &OwnedFd, key: &str) -> io::Result<Result<File, Holder>> {
+pub(super) fn lock(locks: &OwnedFd, key: &str) -> io::Result<Result<Locked, Holder>> {
     let name = format!("{key}.lock");
     for _ in 0..MAX_VANISHED {
-        let mut lock = open_file(locks, &name, OFlags::CREATE)?;
+        let lock = open_file(locks, &name, OFlags::CREATE)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -121,23 +167,45 @@ pub(super) fn lock(locks: &OwnedFd, key: &str) -> io::Result<Result<File, Holder
         {
             continue;
         }
-        // For those who wait. A disk that is full hinders nobody from locking.
-        if let Ok(text) = serde_json::to_string(&Holder::this_process()) {
-            drop(
-                lock.set_len(0)
-                    .and_then(|()| lock.rewind())
-                    .and_then(|()| lock.write_all(text.as_bytes())),
-            );
-        }
-        return Ok(Ok(lock));
+        let before = read_record(&lock).unwrap_or_default();
+        let before: Holder = serde_json::from_str(&before).unwrap_or_default();
+        tell(&lock, &Holder::this_process());
+        return Ok(Ok(Locked {
+            file: lock,
+            after_failure: before.failed,
+        }));
     }
     Err(io::Error::other(format!("the lock {name} keeps vanishing")))
+}
+
+/// Writes for those who wait. A disk that is full hinders nobody from locking.
+fn tell(mut lock: &File, holder: &Holder) {
+    if let Ok(text) = serde_json::to_string(holder) {
+        drop(
+            lock.set_len(0)
+                .and_then(|()| lock.rewind())
+                .and_then(|()| lock.write_all(text.as_bytes())),
+        );
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         // Said aloud, since a descriptor that a child process inherited would go on holding it.
-        drop(self.lock.set_len(0));
-        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+        let lock = &self.lock.file;
+        if self.failed.load(Ordering::Relaxed) {
+            let failed = true;
+            let this_process = Holder::this_process();
+            tell(
+                lock,
+                &Holder {
+                    failed,
+                    ..this_process
+                },
+            );
+        } else {
+            drop(lock.set_len(0));
+        }
+        let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
     }
 }

@@ -23,8 +23,9 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use store_index::address::{ContentAddress, Method};
 use store_index::hash_text;
@@ -45,6 +46,12 @@ const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
 
 /// The longest record that is read, in bytes; ours are far shorter.
 const MAX_RECORD_BYTES: u64 = 256 * 1024;
+
+/// How long a record's lock is waited for.
+const MAX_RECORD_WAIT: Duration = Duration::from_secs(2);
+
+/// How often it is tried meanwhile.
+const RECORD_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The folder of what is kept, opened when it is first needed.
 #[derive(Debug, Default)]
@@ -178,11 +185,36 @@ fn open_file(folder: &OwnedFd, name: &str, more: OFlags) -> Result<File, Errno> 
     rustix::fs::openat(folder.as_fd(), name, flags, PRIVATE_FILE).map(File::from)
 }
 
-/// Reads a record; one that is too long cannot be ours.
+/// Reads a record; one that is too long cannot be ours. What is no text is passed on as none, so that it is written
+/// over.
 fn read_record(file: &File) -> io::Result<String> {
-    let mut text = String::new();
-    file.take(MAX_RECORD_BYTES).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Locks a record that is rewritten in place. Its holders need it for a moment; one that was stopped must not stop us.
+fn lock_record(file: &File, operation: FlockOperation) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match rustix::fs::flock(file, operation) {
+            Err(Errno::WOULDBLOCK) if started.elapsed() < MAX_RECORD_WAIT => {
+                std::thread::sleep(RECORD_POLL_INTERVAL);
+            }
+            locked => return Ok(locked?),
+        }
+    }
+}
+
+/// Reads a record that others may be rewriting: half of one would count as none.
+fn read_record_whole(file: &File) -> io::Result<String> {
+    // Unlocked it is right nearly always, and nothing is lost if it is not.
+    let locked = lock_record(file, FlockOperation::NonBlockingLockShared);
+    let text = read_record(file);
+    if locked.is_ok() {
+        rustix::fs::flock(file, FlockOperation::Unlock)?;
+    }
+    text
 }
 
 /// Names the files of one content: the address without a character that would need quoting.

@@ -173,7 +173,20 @@ impl Claim {
 
     /// Forgets what has come: the whole is delivered, or it is wrong.
     pub(crate) fn clear(&self) {
+        self.set_hashed(None);
         remove(&self.spool, &self.key);
+    }
+
+    /// Returns how much space would be free for a file if what has come were forgotten, in bytes.
+    pub(crate) fn taken_beside(&self, file: &File) -> u64 {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let part = rustix::fs::statat(&*self.spool, self.part_name(), flags);
+        match (part, rustix::fs::fstat(file)) {
+            (Ok(part), Ok(file)) if part.st_dev == file.st_dev => {
+                u64::try_from(part.st_blocks).map_or(0, |blocks| blocks.saturating_mul(512))
+            }
+            _ => 0,
+        }
     }
 
     /// Remembers what a server says of the file it begins to send.
@@ -317,7 +330,9 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
         let mut entries = Vec::new();
         let now = SystemTime::now();
         for entry in Dir::read_from(folder)?.take(MAX_TRIMMED_ENTRIES) {
-            let entry = entry?;
+            let Ok(entry) = entry else {
+                break;
+            };
             let Some(key) = entry
                 .file_name()
                 .to_str()
@@ -326,7 +341,11 @@ fn old_first(folder: &OwnedFd, suffix: &str) -> Vec<Entry> {
             else {
                 continue;
             };
-            let stat = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            // Somebody's download may end at this very moment.
+            let named = rustix::fs::statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+            let Ok(stat) = named else {
+                continue;
+            };
             let touched = SystemTime::UNIX_EPOCH
                 + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default());
             entries.push(Entry {
