@@ -21,7 +21,7 @@ use crate::state::{Claim, Partial, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
-const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
+pub(crate) const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
 
 /// The network stack of one run or of many, built at the first download.
 #[derive(Clone, Debug, Default)]

@@ -31,7 +31,8 @@ use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
-pub(crate) use self::stream::Answer;
+pub(crate) use self::stream::{Answer, UNHURRIED_BYTES};
+pub(crate) use self::wait::StallWatch;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
 
