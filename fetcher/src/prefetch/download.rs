@@ -166,7 +166,7 @@ impl Downloads<'_> {
         let mut rooms = Rooms::new(None, &place, None);
         let what = format!("fetching {}", git.url);
         self.watch.progress.begin(&what, None, Unit::Bytes);
-        let mut downloader = Downloader::new(policy.limits, policy.client.clone());
+        let downloader = Downloader::new(policy.limits, policy.client.clone());
         let fetched = downloader
             .client()
             .and_then(|client| remote::fetch(git, None, &mut rooms, client, self.watch));
