@@ -69,7 +69,8 @@ impl Entry {
                     url: url.clone(),
                     revision,
                     submodules: *submodules,
-                    may_run_ssh: true,
+                    // A list is somebody else's word.
+                    may_run_ssh: false,
                 }),
             _ => None,
         };
