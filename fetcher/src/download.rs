@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -27,7 +27,39 @@ use crate::state::{Claim, Failures, Partial, Parts, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
-const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
+pub(crate) const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
+
+/// The network stack of one run or of many, built at the first download.
+#[derive(Clone, Debug, Default)]
+pub struct SharedClient {
+    client: Arc<OnceLock<Client>>,
+    /// Threads use it side by side.
+    of_many: bool,
+}
+
+impl SharedClient {
+    /// One for many threads at a time.
+    pub(crate) fn of_many() -> Self {
+        Self {
+            of_many: true,
+            ..Self::default()
+        }
+    }
+
+    fn get(&self, limits: Limits, access: &Arc<Access>) -> Result<&Client, NetError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let access = Arc::clone(access);
+        let made = if self.of_many {
+            Client::shared(limits, access)
+        } else {
+            Client::with_access(Trust::Verified, limits, access)
+        }?;
+        // If two threads make one, the first is used.
+        Ok(self.client.get_or_init(|| made))
+    }
+}
 
 /// How much is read at a time of what came before its turn, in bytes.
 const CATCH_UP_LEN: usize = 256 * 1024;
@@ -37,7 +69,7 @@ const CATCH_UP_LEN: usize = 256 * 1024;
 pub(crate) struct Downloader {
     limits: Limits,
     access: Arc<Access>,
-    client: Option<Client>,
+    client: SharedClient,
     /// Servers that nothing vouches for may be asked, where nothing secret is told to them.
     may_trust_anybody: bool,
     /// Asks those.
@@ -72,11 +104,11 @@ pub(crate) enum DownloadError {
 }
 
 impl Downloader {
-    pub(crate) fn new(limits: Limits, access: Arc<Access>) -> Self {
+    pub(crate) fn new(limits: Limits, client: SharedClient, access: Arc<Access>) -> Self {
         Self {
             limits,
             access,
-            client: None,
+            client,
             may_trust_anybody: false,
             trusting: None,
             came_from_anybody: false,
@@ -101,17 +133,10 @@ impl Downloader {
     }
 
     /// Returns the network stack.
-    pub(crate) fn client(&mut self) -> Result<&Client, DownloadError> {
-        Ok(match &mut self.client {
-            Some(client) => client,
-            none => {
-                let access = Arc::clone(&self.access);
-                none.insert(
-                    Client::with_access(Trust::Verified, self.limits, access)
-                        .map_err(DownloadError::from)?,
-                )
-            }
-        })
+    pub(crate) fn client(&self) -> Result<&Client, DownloadError> {
+        self.client
+            .get(self.limits, &self.access)
+            .map_err(DownloadError::from)
     }
 
     /// Asks a mirror how it names files.

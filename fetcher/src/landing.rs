@@ -126,7 +126,10 @@ impl<'a> Landing<'a> {
         policy: &Policy,
         watch: Watch<'a>,
     ) -> Result<Self, FetchError> {
-        if let Some(place) = place.as_ref().filter(|place| !place.given) {
+        if let Some(place) = place
+            .as_ref()
+            .filter(|place| !place.given && !policy.of_many)
+        {
             staging::sweep(place);
         }
         let mut landing = Self {
@@ -135,8 +138,12 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access))
-                .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
+            downloader: Downloader::new(
+                policy.limits,
+                policy.client.clone(),
+                Arc::clone(&policy.access),
+            )
+            .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
             claim: None,
             remark: None,
             leave_wrong: policy.leave_wrong,
@@ -144,9 +151,11 @@ impl<'a> Landing<'a> {
             wrong: None,
             untold: None,
         };
-        landing
-            .room()
-            .map_err(|error| folder_error(request, &error))?;
+        if !policy.of_many {
+            landing
+                .room()
+                .map_err(|error| folder_error(request, &error))?;
+        }
         Ok(landing)
     }
 

@@ -1,5 +1,6 @@
 //! What is measured: one function for each group of rows.
 
+mod batch;
 mod git;
 mod media;
 mod slow;
@@ -45,6 +46,7 @@ pub(crate) struct Sizes {
     tree_bytes: u64,
     links: u64,
     downloaded_bytes: u64,
+    batch_files: u64,
     slow_bytes: u64,
     repository_files: u64,
     repository_commits: u64,
@@ -65,6 +67,7 @@ impl Sizes {
         tree_bytes: 3_000_000_000,
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
+        batch_files: 500,
         slow_bytes: 10_000_000,
         repository_files: 50_000,
         repository_commits: 2_000,
@@ -85,6 +88,7 @@ impl Sizes {
         tree_bytes: 5_000_000,
         links: 1_000,
         downloaded_bytes: 10 * MIB,
+        batch_files: 20,
         slow_bytes: 6_000_000,
         repository_files: 300,
         repository_commits: 20,
@@ -191,6 +195,12 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Download: nginx on the loopback with `sendfile`, one file that lies in the page cache. We write the output to disk while hashing; the first peer only \
               hashes, the other two also keep the file.",
         measure: download,
+    },
+    Group {
+        name: "batch",
+        how: "Many small files: the same server; `fetch batch` with a list of checksums, 16 at a time. `aria2c` gets the hashes too and verifies them; `curl` verifies \
+              nothing, so `sha256sum --check` follows it in one row. Folders of outputs and what is kept between runs are removed before each run.",
+        measure: batch::measure,
     },
     Group {
         name: "slow",

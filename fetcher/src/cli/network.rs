@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::Environment;
 use crate::configuration::{ConfiguredLimits, timeout, wait};
+use crate::download::SharedClient;
 use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
 use crate::net::{Access, Limits};
@@ -110,6 +111,8 @@ impl NetworkArgs {
             limits: self.limits(environment)?,
             lock,
             leave_wrong: false,
+            client: SharedClient::default(),
+            of_many: false,
             access: access(environment),
             metrics,
             keep_wrong,

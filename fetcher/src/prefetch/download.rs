@@ -86,7 +86,11 @@ impl Downloads<'_> {
             return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
-        let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
+        let mut downloader = Downloader::new(
+            policy.limits,
+            policy.client.clone(),
+            Arc::clone(&policy.access),
+        );
         let mut trouble = None;
         let urls = request.urls.iter().flat_map(|url| {
             let mirrors = request.mirror_sites.expand(url);
@@ -171,7 +175,11 @@ impl Downloads<'_> {
         let mut rooms = Rooms::new(None, &place, None);
         let what = format!("fetching {}", git.url);
         self.watch.progress.begin(&what, None, Unit::Bytes);
-        let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
+        let downloader = Downloader::new(
+            policy.limits,
+            policy.client.clone(),
+            Arc::clone(&policy.access),
+        );
         let fetched = downloader
             .client()
             .and_then(|client| remote::fetch(git, None, &mut rooms, client, self.watch));
