@@ -2,6 +2,7 @@
 
 mod files;
 mod kept;
+mod real;
 mod submodules;
 mod transports;
 mod trouble;

@@ -2,6 +2,8 @@
 
 #[path = "nix_builder/attributes.rs"]
 mod attributes;
+#[path = "nix_builder/commits.rs"]
+mod commits;
 #[path = "nix_builder/exposed.rs"]
 mod exposed;
 #[path = "nix_builder/expressions.rs"]

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
+use crate::support::git_server::HttpBackend;
 use crate::support::nix::{NIX, NixStore};
 use crate::support::server::{Answer, Server};
 use crate::support::{Run, TestEnv, lacks, names_in, nar_sri, noise, sri};
@@ -345,6 +347,102 @@ fn add_adds_the_output_under_its_name_in_the_store() {
         .exits(2)
         .says("--name");
     assert!(names_in(&env.path("tmp")).is_empty());
+}
+
+/// `nix-prefetch-git`, as it were: the commit's tree, its hash in all forms, and the item that `fetchgit` will look for.
+#[test]
+fn a_commit_is_prefetched_with_and_without_a_hash() {
+    let needed = [NIX, GIT].concat();
+    let name = "a_commit_is_prefetched_with_and_without_a_hash";
+    if lacks(name, &needed, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let leaf = Repository::bare(&env, "srv/leaf.git");
+    let pinned = leaf.commit("main", &[file("b", b"b\n")]);
+    let bare = Repository::bare(&env, "srv/some.git");
+    let module = File {
+        path: "x",
+        mode: "160000",
+        content: pinned.as_bytes(),
+    };
+    let modules = b"[submodule \"x\"]\n\tpath = x\n\turl = ../leaf.git\n";
+    let commit = bare.commit("main", &[file(".gitmodules", modules), module]);
+    bare.git(&["tag", "v1.0", &commit]);
+    // A branch of the same name is not what git would take.
+    bare.commit("v1.0", &[file("a", b"a\n")]);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    let (plain, whole) = (
+        bare.nar_of_clone(&env, &commit),
+        nar_of_recursive_clone(&env, &url, &commit),
+    );
+    let named = |name: &str, more: &[&str]| {
+        prefetch(&env, &store)
+            .args(["--git", &url, "--name", name])
+            .args(more)
+    };
+    let run = |more: &[&str]| named("source", more);
+    for (more, hash) in [
+        (vec!["--rev", "v1.0"], &plain),
+        (vec!["--rev", &commit, "--submodules"], &whole),
+    ] {
+        let outcome = run(&more).go().exits(0);
+        let lines: Vec<_> = outcome.stdout.lines().collect();
+        assert_eq!((lines.len(), lines[1]), (5, hash.as_str()), "{outcome}");
+        let path = lines[0];
+        assert!(path.ends_with("-source"), "{path}");
+        assert_eq!(&nar_of(path.as_ref()), hash);
+        let nix32 = store.nix("nix-hash", &["--type", "sha256", "--base32", path]);
+        assert_eq!(lines[3], nix32);
+        // Nix knows the item by that hash, and so does whoever states it.
+        let fixed = [
+            "--print-fixed-path",
+            "--recursive",
+            "sha256",
+            &nix32,
+            "source",
+        ];
+        assert_eq!(store.nix("nix-store", &fixed), path);
+        store.nix("nix-store", &["--check-validity", path]);
+        http.take_connections();
+        let known = run(&more).args(["--hash", hash]).json(0);
+        assert_eq!(known.object["present"], true);
+        assert_eq!(known.object["path"], path);
+        assert_eq!(http.take_connections(), 0);
+        // Under a name that the store has not got it is a fetch like any other.
+        let other = named("other", &more).args(["--hash", hash]).json(0);
+        assert_eq!(other.object["present"], false);
+        assert_eq!(
+            &nar_of(other.object["path"].as_str().unwrap().as_ref()),
+            hash
+        );
+    }
+    // The default is the repository's name; what is known of a run is told.
+    let report = prefetch(&env, &store)
+        .args(["--git", &url, "--rev", "v1.0"])
+        .json(0);
+    assert!(report.object["path"].as_str().unwrap().ends_with("-some"));
+    assert_eq!((report.kind(), report.location()), ("git", url.as_str()));
+    assert_eq!(report.object["method"], "nar");
+    // A repository of this machine, and no network.
+    let local = format!("file://{}", bare.path().display());
+    let outcome = prefetch(&env, &store)
+        .args(["--offline", "--git", &local, "--rev", &commit])
+        .go()
+        .exits(0);
+    assert_eq!(outcome.stdout.lines().nth(1), Some(plain.as_str()));
+    for (args, exit) in [
+        (["--git", &url, "--rev", "v2.0"], 3),
+        (["--git", &http.url("none.git"), "--rev", "v1.0"], 3),
+        (["--git", "http://127.0.0.1:1/x.git", "--rev", "v1.0"], 5),
+        (["--git", "ftp://127.0.0.1:1/x.git", "--rev", "v1.0"], 2),
+    ] {
+        prefetch(&env, &store).args(args).go().exits(exit);
+    }
+    run(&["--rev", "v1.0", "--offline"]).go().exits(2);
+    assert!(names_in(&env.path("tmp")).is_empty() && env.outputs().is_empty());
 }
 
 #[test]

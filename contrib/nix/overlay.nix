@@ -1,5 +1,6 @@
-# An overlay of Nixpkgs whose plain `fetchurl` calls use `fetch`; those with postFetch, curlOpts, netrcPhase and the like
-# (fetchzip, fetchpatch and fetchFromGitHub among them) go to Nixpkgs' own function, as before.
+# An overlay of Nixpkgs whose plain `fetchurl` and `fetchgit` calls use `fetch`; those with postFetch, curlOpts,
+# netrcPhase, leaveDotGit, fetchLFS and the like (fetchzip, fetchpatch and most of fetchFromGitHub among them) go to
+# Nixpkgs' own functions, as before.
 #
 #   import <nixpkgs> { overlays = [ (import ./overlay.nix { fetch = ./fetch; }) ]; }
 #
@@ -30,5 +31,12 @@ in
     mirrors = removeAttrs all [ "hashedMirrors" ];
     hashedMirrors = all.hashedMirrors or config.hashedMirrors or [ ];
     rewriteURL = config.rewriteURL or (url: url);
+  };
+
+  fetchgit = import ./fetchgit.nix {
+    fetch = if fetch ? outPath then "${fetch}" else fetch;
+    inherit hostPaths environment;
+    original = prev.fetchgit;
+    system = prev.stdenv.buildPlatform.system;
   };
 }

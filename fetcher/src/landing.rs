@@ -18,7 +18,7 @@ use store_index::path_text::printable;
 use store_index::tree::Skip;
 use store_index::watch::{Unit, Watch};
 
-use self::wrong::WrongRoom;
+use self::wrong::Wrong;
 use crate::copy::{self, CopyError};
 use crate::diagnosis;
 use crate::download::{DownloadError, Downloader};
@@ -108,8 +108,8 @@ pub(crate) struct Landing<'a> {
     untold: Option<NotIt>,
     /// Where wrong bodies are kept, if they are.
     keep_wrong: Option<PathBuf>,
-    /// The first wrong body of the request's own URLs.
-    wrong: Option<WrongRoom>,
+    /// The first wrong content of the request's own URLs, and whence.
+    wrong: Option<(Wrong, String)>,
 }
 
 impl<'a> Landing<'a> {
@@ -151,7 +151,7 @@ impl<'a> Landing<'a> {
 
     /// The room for a file, empty. What is in the spool is left there.
     fn room(&mut self) -> io::Result<&mut StagedFile> {
-        if let Some(wrong) = &mut self.wrong {
+        if let Some((wrong, _)) = &mut self.wrong {
             wrong.make_room();
         }
         let staged = match self.staged.take().filter(|staged| !staged.is_in_spool()) {

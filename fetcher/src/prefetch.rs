@@ -1,5 +1,5 @@
 //! Fills the store beforehand, so that a build finds its source there: with a hash a fetch like any other, without one
-//! a download that tells it.
+//! a download or clone that tells it.
 
 mod download;
 mod report;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::fetch_nar;
 use crate::support::git::{GIT, Repository, file, nar_of};
-use crate::support::git_server::{Daemon, HttpBackend, Manners};
-use crate::support::{TestEnv, lacks, mode, names_in, noise, sri};
+use crate::support::git_server::{Answers, Daemon, HttpBackend, Manners};
+use crate::support::{TestEnv, lacks, mode, names_in, noise, sri, wait_until};
 
 /// The repositories that are kept.
 fn kept(env: &TestEnv) -> Vec<PathBuf> {
@@ -298,4 +298,37 @@ fn the_cache_commands_see_to_repositories() {
     fetched();
     cache(&["gc", "--all"]).exits(0);
     assert!(kept(&env).is_empty());
+}
+
+/// The same lock as for files: whoever comes second does not connect at all.
+#[test]
+fn whoever_comes_second_waits_for_the_first_and_uses_what_it_kept() {
+    let name = "whoever_comes_second_waits_for_the_first_and_uses_what_it_kept";
+    if lacks(name, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let commit = bare.commit("main", &[file("a", &noise(1, 60_000))]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    let manners = Manners {
+        answers: Answers::Slow,
+        ..Manners::default()
+    };
+    let http = HttpBackend::with(&env, "srv", manners);
+    let url = http.url("some.git");
+    let ask = |output: &str| {
+        env.fetch_hash(&hash)
+            .args(["--git", &url, "--rev", &commit, "-o", output])
+    };
+    let first = ask("first").start();
+    wait_until("the pack is on its way", || http.exchanges().len() == 2);
+    ask("third").args(["--lock", "fail"]).go().exits(6);
+    let second = ask("second").json(0);
+    let waited = format!("waiting for process {} on ", first.id());
+    assert!(second.stderr.contains(&waited), "{}", second.stderr);
+    first.wait().exits(0);
+    assert_eq!(env.outputs(), ["first", "second"]);
+    assert_eq!(nar_of(&env.out("second")), hash);
+    assert_eq!(http.take_connections(), 2, "those of the first");
 }

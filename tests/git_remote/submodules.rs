@@ -1,9 +1,8 @@
 //! Trees with submodules.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
-use crate::support::git::{File, GIT, Repository, file, nar_of};
+use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
 use crate::support::git_server::{Daemon, HttpBackend};
 use crate::support::{Report, TestEnv, lacks, names_in, wait_until};
 
@@ -32,38 +31,6 @@ fn fetch(env: &TestEnv, url: &str, revision: &str, hash: &str, exit: i32) -> Rep
         0
     );
     report
-}
-
-/// The oracle: what a recursive clone by git has, every `.git` removed.
-fn nar_of_recursive_clone(env: &TestEnv, url: &str, revision: &str) -> String {
-    let folder = tempfile::tempdir_in(env.path("tmp")).unwrap();
-    let git = Repository::at(env, "tmp");
-    let clone = folder.path().join("clone");
-    git.git(&["clone", "-q", url, clone.to_str().unwrap()]);
-    let work = Repository::at(
-        env,
-        clone.strip_prefix(env.path("")).unwrap().to_str().unwrap(),
-    );
-    work.git(&["checkout", "-q", "--detach", revision]);
-    work.git(&["submodule", "--quiet", "update", "--init", "--recursive"]);
-    remove_git(&clone);
-    nar_of(&clone)
-}
-
-fn remove_git(folder: &Path) {
-    for entry in fs_err::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let path = entry.path();
-        match (
-            entry.file_name() == ".git",
-            entry.file_type().unwrap().is_dir(),
-        ) {
-            (true, true) => fs_err::remove_dir_all(&path).unwrap(),
-            (true, false) => fs_err::remove_file(&path).unwrap(),
-            (false, true) => remove_git(&path),
-            (false, false) => {}
-        }
-    }
 }
 
 #[test]

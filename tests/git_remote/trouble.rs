@@ -388,3 +388,32 @@ fn a_full_disk_is_this_machines_trouble() {
         .says("what the server sends cannot be written");
     assert_eq!(env.outputs(), Vec::<String>::new());
 }
+
+/// What is remembered of servers of files is remembered of those of repositories.
+#[test]
+fn a_host_that_wants_to_be_left_alone_is_by_the_next_process_too() {
+    let env = TestEnv::new();
+    let server = Server::with(
+        "/some.git/info/refs",
+        Answer::status_with(503, "Retry-After: 600"),
+    );
+    let url = server.url("/some.git");
+    let ask = || {
+        env.fetch_hash(sri(b"x"))
+            .args(["--git", &url, "--rev", "main", "-o", "out"])
+            .args(["--retry-budget", "5"])
+    };
+    let first = ask().json(5);
+    assert!(first.stderr.contains("503"), "{}", first.stderr);
+    assert_eq!(server.requests().len(), 1);
+    let second = ask().json(5);
+    second.tried("git", "unavailable", "some.git");
+    assert!(second.stderr.contains("left alone"), "{}", second.stderr);
+    assert_eq!(server.requests().len(), 1);
+    let explained = env
+        .fetch(["explain", &sri(b"x"), "--no-store", "--no-media"])
+        .args(["--git", &url, "--rev", "main"])
+        .go();
+    let words = "its host wants to be left alone";
+    assert!(explained.stdout.contains(words), "{explained}");
+}

@@ -205,22 +205,6 @@ fn derivations_beyond_us_go_on_as_they_came() {
     }
 }
 
-/// A check of a repository is for the network, which is the real guix's.
-#[test]
-fn a_check_of_a_repository_goes_on() {
-    let env = TestEnv::new();
-    let store = GuixStore::new(&env);
-    let mut drv = store.derivation("git-nonrecursive.drv", &flat(b"x"), None, &[]);
-    drv.output = store
-        .dir()
-        .join("0mxnx8l4fgigvd7gakwdk6hc6im4wnai-hello-git-1.0-checkout");
-    store
-        .perform(&drv)
-        .go()
-        .exits(HANDED_OVER)
-        .says("this is a check");
-}
-
 #[test]
 fn root_downloads_nothing() {
     if !is_root() {

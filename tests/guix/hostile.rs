@@ -178,6 +178,31 @@ fn hostile_commits_are_refused() {
             "/srv/git/private.git",
             "no scheme",
         ),
+        (
+            "https://git.savannah.gnu.org/git/hello.git",
+            "--upload-pack=id",
+            "no scheme",
+        ),
+        (
+            "https://git.savannah.gnu.org/git/hello.git",
+            "me@host:private.git",
+            "no scheme",
+        ),
+        (
+            "https://git.savannah.gnu.org/git/hello.git",
+            "ext::sh%20-c%20id",
+            "names a program",
+        ),
+        (
+            "https://git.savannah.gnu.org/git/hello.git",
+            "ssh://-oProxyCommand=id/x",
+            "begins with '-'",
+        ),
+        (
+            "https://git.savannah.gnu.org/git/hello.git",
+            "ssh://%2DoProxyCommand=id@h/x",
+            "begins with '-'",
+        ),
         ("\"#f\"", "\"#.(a)\"", "refused"),
         ("\"#f\"", "\"maybe\"", "neither #t nor #f"),
     ] {

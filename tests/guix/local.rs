@@ -360,27 +360,6 @@ fn trees_of_git_come_from_the_store_and_from_local_repositories() {
         .does_not_say("folder");
     assert_eq!(of_sri(&nar_of(&drv.output)), hash);
     assert_eq!(store.handed_over(), None);
-
-    // What is not here, the real guix clones.
-    for name in [
-        "git-nonrecursive.drv",
-        "git-recursive.drv",
-        "git-sha512.drv",
-    ] {
-        let algorithm = if name == "git-sha512.drv" {
-            Algorithm::Sha512
-        } else {
-            Algorithm::Sha256
-        };
-        let drv = store.derivation(name, &digest(algorithm, name.as_bytes()), None, &[]);
-        store
-            .perform(&drv)
-            .variable("FETCH_MEDIA", env.path("folder"))
-            .go()
-            .exits(HANDED_OVER)
-            .says("fetch: no local copy; handing over to the real guix");
-        assert!(!drv.output.exists());
-    }
 }
 
 /// The daemon kills who is silent for too long.

@@ -182,3 +182,35 @@ pub(crate) fn nar_of(path: &Path) -> String {
     let hash = parse(hex.trim_end(), Some(Algorithm::Sha256)).unwrap();
     hash.digest.to_sri()
 }
+
+/// The oracle: the SRI NAR hash of what a recursive clone by git has, every `.git` removed.
+pub(crate) fn nar_of_recursive_clone(env: &TestEnv, url: &str, revision: &str) -> String {
+    let folder = tempfile::tempdir_in(env.path("tmp")).unwrap();
+    let git = Repository::at(env, "tmp");
+    let clone = folder.path().join("clone");
+    git.git(&["clone", "-q", url, clone.to_str().unwrap()]);
+    let work = Repository::at(
+        env,
+        clone.strip_prefix(env.path("")).unwrap().to_str().unwrap(),
+    );
+    work.git(&["checkout", "-q", "--detach", revision]);
+    work.git(&["submodule", "--quiet", "update", "--init", "--recursive"]);
+    remove_git(&clone);
+    nar_of(&clone)
+}
+
+fn remove_git(folder: &Path) {
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let path = entry.path();
+        match (
+            entry.file_name() == ".git",
+            entry.file_type().unwrap().is_dir(),
+        ) {
+            (true, true) => fs_err::remove_dir_all(&path).unwrap(),
+            (true, false) => fs_err::remove_file(&path).unwrap(),
+            (false, true) => remove_git(&path),
+            (false, false) => {}
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -69,6 +69,7 @@ struct Shared {
     manners: Manners,
     exchanges: Mutex<Vec<Exchange>>,
     stopping: AtomicBool,
+    connections: AtomicUsize,
 }
 
 impl HttpBackend {
@@ -86,6 +87,7 @@ impl HttpBackend {
             manners,
             exchanges: Mutex::default(),
             stopping: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
         });
         let acceptor = {
             let shared = Arc::clone(&shared);
@@ -96,6 +98,7 @@ impl HttpBackend {
                         break;
                     }
                     let Ok(stream) = stream else { continue };
+                    shared.connections.fetch_add(1, Ordering::SeqCst);
                     let shared = Arc::clone(&shared);
                     // The errors are those of clients that went away.
                     open.push(std::thread::spawn(move || drop(shared.serve(stream))));
@@ -123,6 +126,11 @@ impl HttpBackend {
     /// Returns what was asked so far.
     pub(crate) fn exchanges(&self) -> Vec<Exchange> {
         self.shared.exchanges.lock().unwrap().clone()
+    }
+
+    /// Returns how many connections there were since this was last called.
+    pub(crate) fn take_connections(&self) -> usize {
+        self.shared.connections.swap(0, Ordering::SeqCst)
     }
 
     /// Forgets what was asked so far, and returns how much was sent.
@@ -308,6 +316,10 @@ impl Daemon {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("git://127.0.0.1:{}/{path}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 }
 

@@ -8,7 +8,9 @@ pub(crate) mod guix;
 mod lacks;
 pub(crate) mod nginx;
 pub(crate) mod nix;
+pub(crate) mod relay;
 pub(crate) mod server;
+pub(crate) mod sshd;
 pub(crate) mod tls;
 
 use std::collections::BTreeMap;

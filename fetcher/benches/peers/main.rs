@@ -8,6 +8,9 @@ mod fixtures;
 mod measure;
 mod nginx;
 mod nix_builds;
+#[path = "../../../tests/support/relay.rs"]
+#[expect(dead_code, reason = "the tests also count connections")]
+mod relay;
 mod report;
 mod rows;
 mod slow_path;

@@ -76,8 +76,18 @@ impl<'a> Job<'a> {
         self
     }
 
+    /// Does what has to be done before a run.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        (self.prepare)()
+    }
+
     fn run(&self, scratch: &Path) -> Result<Sample> {
-        (self.prepare)()?;
+        self.prepare()?;
+        self.run_prepared(scratch)
+    }
+
+    /// Runs it once.
+    pub(crate) fn run_prepared(&self, scratch: &Path) -> Result<Sample> {
         // Files, not pipes: nobody has to empty them while the clock runs.
         let mut output = tempfile::tempfile_in(scratch)?;
         let mut complaints = tempfile::tempfile_in(scratch)?;

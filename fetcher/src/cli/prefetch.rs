@@ -43,11 +43,6 @@ impl PrefetchArgs {
             None => unknown_hash(&self.what, environment)?,
         };
         let (request, warnings) = self.what.interpret(&hash, None, executable, environment)?;
-        if !hash_is_known && request.git.is_some() {
-            return Err(FetchError::usage(
-                "--git needs --hash: without one only files and archives are prefetched",
-            ));
-        }
         let name = item_name(request.name.as_deref())?;
         let (places, env_store) = self.places.interpret(environment)?;
         let wish = Wish {

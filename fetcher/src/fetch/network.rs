@@ -327,6 +327,7 @@ fn url_of(candidate: &Candidate) -> Option<Cow<'_, SourceUrl>> {
     match &candidate.place {
         CandidatePlace::Url(url) => Some(Cow::Borrowed(url)),
         CandidatePlace::MirrorOf(mirror) => mirror.join(LAYOUT_FILE).map(Cow::Owned),
+        CandidatePlace::Clone(clone) => Some(Cow::Borrowed(&clone.source.url)),
         _ => None,
     }
 }

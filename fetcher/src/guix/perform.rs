@@ -143,7 +143,7 @@ fn prepare(call: &Call<'_>, settings: &Settings) -> Result<(Work, String, bool),
     }
     let is_check = output != own_output;
     let work = request::of(&derivation, &output, &store)?;
-    if is_check && work.local_only {
+    if is_check && !work.upstream {
         return Err(Refusal::Beyond(
             "this is a check, which asks the network again".to_owned(),
         ));
@@ -190,8 +190,8 @@ fn fetch(
         }
     };
     let policy = Policy {
-        // Whatever is local comes first; the network is the real guix's.
-        offline: work.local_only || settings.offline,
+        // Where the derivation's servers are not for us, the network is the real guix's.
+        offline: !work.upstream || settings.offline,
         // Guix verifies no certificate here, and builds of old packages depend on that.
         trust_anybody: true,
         ..settings.policy()
@@ -219,8 +219,8 @@ fn fetch(
 
 /// Says how it ended. After a failure the real guix has its turn, which asks everything once more and then what we do
 /// not: the Internet Archive, Disarchive and Software Heritage, ftp, servers whose certificates are not in order where
-/// the hash is weak. Not if a URL of the derivation sent something else: that is the answer which a packager with a fake
-/// hash waits for, and guix would leave it too.
+/// the hash is weak or a repository wanted, git for whatever only git can do. Not if a URL of the derivation sent
+/// something else: that is the answer which a packager with a fake hash waits for, and guix would leave it too.
 fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str, offline: bool) -> Outcome {
     let Err(error) = &report.result else {
         return Outcome::Left;
@@ -235,9 +235,13 @@ fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str, offline:
         // Only these speak of the output; the others name places that whoever asked may not know.
         ErrorKind::Local | ErrorKind::Interrupted => {
             trace.say(&format!("error: {}", error.message));
-            Outcome::Failed
+            match work.request.git {
+                // The folder for temporary files may be too small; guix clones into the output itself.
+                Some(_) if error.kind == ErrorKind::Local => Outcome::HandOver,
+                _ => Outcome::Failed,
+            }
         }
-        _ if work.local_only => {
+        _ if !work.upstream => {
             trace.say(if offline {
                 "no local copy"
             } else {
@@ -246,7 +250,8 @@ fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str, offline:
             Outcome::HandOver
         }
         _ => {
-            let from = match work.request.urls.first() {
+            let git = work.request.git.as_ref().map(|git| &git.url);
+            let from = match work.request.urls.first().or(git) {
                 Some(url) => format!(" from \"{url}\""),
                 None => String::new(),
             };

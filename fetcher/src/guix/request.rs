@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::percent_decode_str;
 use store_index::address::ContentAddress;
 use store_index::beneath::Beneath;
 use store_index::hash_text::{Base, HashForm};
@@ -37,8 +38,8 @@ pub struct Work {
     pub request: Request,
     /// What is worth a line in the log.
     pub warnings: Vec<String>,
-    /// Whether only local sources are asked, and the real guix does the rest.
-    pub local_only: bool,
+    /// Whether the derivation's own servers are asked; otherwise whatever is not here is the real guix's.
+    pub upstream: bool,
 }
 
 /// The store of the daemon, as far as a derivation may name files in it.
@@ -175,7 +176,7 @@ fn download(derivation: &Derivation, output: &str, store: &Store<'_>) -> Result<
     Ok(Work {
         request,
         warnings,
-        local_only: false,
+        upstream: true,
     })
 }
 
@@ -186,7 +187,7 @@ fn checkout(derivation: &Derivation, output: &str, store: &Store<'_>) -> Result<
     let url = datum
         .as_string()
         .ok_or_else(|| Refusal::Wrong("url is not a string".to_owned()))?;
-    let url = parse_url(url)?;
+    let url = parse_repository_url(url)?;
     let commit = derivation
         .variable("commit")
         .ok_or_else(|| Refusal::Wrong("the derivation has no commit".to_owned()))?;
@@ -201,23 +202,23 @@ fn checkout(derivation: &Derivation, output: &str, store: &Store<'_>) -> Result<
         Some(Datum::Boolean(recursive)) => recursive,
         Some(_) => return Err(Refusal::Wrong("recursive? is neither #t nor #f".to_owned())),
     };
-    Methods::of(derivation)?;
+    let methods = Methods::of(derivation)?;
+    // With whose keys and configuration ssh is run is the administrator's affair, and guix's.
+    let upstream = methods.allow("upstream") && url.url().scheme() != "ssh";
     let mut request = request(address, output, store, &[])?;
-    // Submodules lie in other repositories, so that only a whole tree can be right.
+    // What is neither an id nor a name, git itself may understand.
     let revision = std::str::from_utf8(commit)
         .ok()
         .and_then(|commit| Revision::parse(commit).ok());
-    if let Some(revision) = revision.filter(|_| !recursive) {
-        request.git = Some(GitSource {
-            url,
-            revision,
-            submodules: false,
-        });
-    }
+    request.git = revision.map(|revision| GitSource {
+        url,
+        revision,
+        submodules: recursive,
+    });
     Ok(Work {
         request,
         warnings: Vec::new(),
-        local_only: true,
+        upstream,
     })
 }
 
@@ -278,6 +279,26 @@ fn parse_url(text: &str) -> Result<SourceUrl, Refusal> {
         return Err(Refusal::Wrong(
             "a URL of the derivation is refused: it names a file of this machine".to_owned(),
         ));
+    }
+    Ok(url)
+}
+
+/// Reads the URL of a repository. What git would take for an option or for the name of a program is an attempt.
+fn parse_repository_url(text: &str) -> Result<SourceUrl, Refusal> {
+    let refused =
+        |reason: &str| Refusal::Wrong(format!("a URL of the derivation is refused: {reason}"));
+    // `ext::sh -c ...`: what stands in front is a program that git runs.
+    if text
+        .split_once("::")
+        .is_some_and(|(front, _)| !front.contains(['/', '[', '@']))
+    {
+        return Err(refused("it names a program"));
+    }
+    let url = parse_url(text)?;
+    let parts = [url.host(), Some(url.url().username())];
+    let decoded = |part: &str| percent_decode_str(part).next() == Some(b'-');
+    if parts.into_iter().flatten().any(decoded) {
+        return Err(refused("its host or user begins with '-'"));
     }
     Ok(url)
 }

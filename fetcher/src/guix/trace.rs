@@ -42,6 +42,8 @@ struct Download {
     done: u64,
     started: bool,
     shown: Option<Instant>,
+    /// All of it has come.
+    ended: bool,
 }
 
 impl std::fmt::Debug for Trace<'_> {
@@ -138,6 +140,7 @@ impl<'a> Trace<'a> {
             done: 0,
             started: false,
             shown: None,
+            ended: false,
         };
         if self.traced {
             self.succeed(&mut state, download, bytes);
@@ -193,6 +196,10 @@ impl Progress for Trace<'_> {
     fn advance(&self, amount: u64) {
         let mut state = self.state();
         if let Some(mut download) = state.download.take() {
+            if download.ended {
+                state.download = Some(download);
+                return;
+            }
             self.start(&mut state, &mut download);
             download.done += amount;
             let is_due = download
@@ -205,7 +212,12 @@ impl Progress for Trace<'_> {
         }
     }
 
-    fn end(&self) {}
+    fn end(&self) {
+        // What is checked out of it, or hashed again, did not come over the network.
+        if let Some(download) = &mut self.state().download {
+            download.ended = true;
+        }
+    }
 
     fn note(&self, line: &str) {
         self.say(line);
@@ -233,7 +245,10 @@ impl Listener for Ear<'_> {
     }
 
     fn trying(&self, candidate: &Candidate) {
-        if matches!(candidate.place, CandidatePlace::Url(_)) {
+        if matches!(
+            candidate.place,
+            CandidatePlace::Url(_) | CandidatePlace::Clone(_)
+        ) {
             let mut state = self.trace.state();
             let text = format!(
                 "\nStarting download of {}\nFrom {}...",
@@ -246,13 +261,14 @@ impl Listener for Ear<'_> {
                 done: 0,
                 started: false,
                 shown: None,
+                ended: false,
             });
         }
     }
 
     fn attempt(&self, attempt: &Attempt) {
-        // The network's part of it is the real guix's; that it is handed over is said when it is.
-        if attempt.kind == SourceKind::Git {
+        // That a repository is left to the real guix is said when it is.
+        if attempt.kind == SourceKind::Git && attempt.result == AttemptResult::Skipped {
             return;
         }
         let download = self.trace.state().download.take();
@@ -294,6 +310,7 @@ mod tests {
             done: 0,
             started: false,
             shown: None,
+            ended: false,
         });
     }
 
@@ -314,6 +331,23 @@ mod tests {
              @ download-progress /gnu/store/x-a http://h/a 300000 65536\n\
              @ download-progress /gnu/store/x-a http://h/a 300000 300000\n\
              @ download-succeeded /gnu/store/x-a http://h/a 300000\n\n"
+        );
+    }
+
+    #[test]
+    fn what_is_written_of_it_did_not_come_over_the_network() {
+        let (out, _) = recorded(true, |trace| {
+            download(trace, "git://h/a");
+            trace.advance(1000);
+            trace.end();
+            trace.begin("checking out", None, Unit::Bytes);
+            std::thread::sleep(2 * PROGRESS_EVERY);
+            trace.advance(5000);
+        });
+        assert_eq!(
+            out,
+            "@ download-started /gnu/store/x-a git://h/a -\n\
+             @ download-progress /gnu/store/x-a git://h/a - 1000\n"
         );
     }
 

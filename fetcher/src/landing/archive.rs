@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use store_index::path_text::printable;
 use store_index::watch::Unit;
 
-use super::wrong::WrongRoom;
+use super::wrong::Wrong;
 use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::diagnosis;
 use crate::error::FetchError;
@@ -97,10 +97,7 @@ impl Landing<'_> {
         }
         // What cannot be unpacked has no hash that would help the packager.
         if unpacked && self.may_leave(candidate) {
-            self.wrong = Some(WrongRoom {
-                staged: archive,
-                location: candidate.location.clone(),
-            });
+            self.wrong = Some((Wrong::Body(archive), candidate.location.clone()));
         }
         Ok(landed)
     }

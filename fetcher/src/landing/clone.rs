@@ -1,14 +1,27 @@
 //! A commit from the network lands: it is fetched into a repository of our own, and checked out.
 
+use std::io;
+
+use store_index::tree::TreeError;
 use store_index::watch::Unit;
 
+use super::wrong::Wrong;
 use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::error::FetchError;
 use crate::git::Checkout;
-use crate::git::remote::{self, Fetched, Rooms};
+use crate::git::remote::{self, Fetched, Hidden, Rooms};
+use crate::publish;
 use crate::report::AttemptResult;
 use crate::source::{Candidate, CloneOf, wanted_tree};
+use crate::staging::StagedTree;
 use crate::tree_copy;
+
+/// A tree that is not the wanted one, and what it lies in as long as nothing else keeps that.
+#[derive(Debug)]
+pub(super) struct WrongTree {
+    checkout: Checkout,
+    _hidden: Option<Hidden>,
+}
 
 impl Landing<'_> {
     pub(super) fn land_clone(
@@ -40,8 +53,14 @@ impl Landing<'_> {
                 self.remark = Some(fetched.remark());
                 return Ok(landed);
             };
-            let is_suspect = wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0;
+            // What is left to a daemon is what the server sent, and nothing else of this machine.
+            let is_mixed = self.leave_wrong && fetched.is_mixed();
+            let is_suspect =
+                wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0 || is_mixed;
             if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
+                if wrong.result == AttemptResult::Mismatch && !is_mixed {
+                    self.set_tree_aside(candidate, fetched, &mut rooms);
+                }
                 return Ok(landed);
             }
             fetched.forget(clone.cache.as_deref());
@@ -77,6 +96,36 @@ impl Landing<'_> {
                 .map(|verdict| (verdict, 0))
         })?;
         Ok(landed)
+    }
+
+    /// Keeps the likeliest tree of a commit for the daemon, if that is wanted.
+    fn set_tree_aside(&mut self, candidate: &Candidate, fetched: Fetched, rooms: &mut Rooms<'_>) {
+        let checkout = fetched.checkouts.into_iter().next();
+        if let Some(checkout) = checkout.filter(|_| self.leave_wrong && self.wrong.is_none()) {
+            let tree = WrongTree {
+                checkout,
+                _hidden: rooms.take_hidden(),
+            };
+            self.wrong = Some((Wrong::Tree(tree), candidate.location.clone()));
+        }
+    }
+
+    /// Leaves a wrong tree to the daemon.
+    pub(super) fn leave_checkout(&mut self, tree: &WrongTree) -> io::Result<()> {
+        let Some(place) = &self.place else {
+            return Ok(());
+        };
+        // The output itself is the room.
+        self.staged = None;
+        let staged = StagedTree::beside(place)?;
+        let (address, watch) = (&self.request.address, self.watch);
+        tree_copy::check_out(address, &tree.checkout, staged.directory()?, watch).map_err(
+            |error| match error {
+                TreeError::Interrupted => io::ErrorKind::Interrupted.into(),
+                error => io::Error::other(error),
+            },
+        )?;
+        publish::leave_tree_to_daemon(staged)
     }
 
     /// Returns what is worth saying of what was delivered.

@@ -1,30 +1,35 @@
-//! Wrong bodies that are of use all the same: the first is left to a daemon where nothing was right, which then tells
+//! Wrong content that is of use all the same: the first is left to a daemon where nothing was right, which then tells
 //! the packager its hash.
 //!
-//! It stays where it landed until that room is needed. Then it loses its name, not its bytes: they lie in the output's
+//! A body stays where it landed until that room is needed. Then it loses its name, not its bytes: they lie in the output's
 //! own file system until the end, whatever room there is for temporary files.
 
 use std::fs::File;
 use std::io;
 
 use super::Landing;
+use super::clone::WrongTree;
 use crate::copy;
 use crate::error::FetchError;
 use crate::publish;
 use crate::source::{Candidate, SourceKind};
 use crate::staging::StagedFile;
 
-/// A wrong body, and whence it came.
+/// What a server sent that is not what is wanted.
 #[derive(Debug)]
-pub(super) struct WrongRoom {
-    pub(super) staged: StagedFile,
-    pub(super) location: String,
+pub(super) enum Wrong {
+    /// A file or archive, where it landed.
+    Body(StagedFile),
+    /// A commit, to be checked out once more.
+    Tree(WrongTree),
 }
 
-impl WrongRoom {
+impl Wrong {
     /// Gives up its name, so that another candidate can land there. Open as it is, it can still be read.
     pub(super) fn make_room(&mut self) {
-        self.staged.hidden = None;
+        if let Self::Body(staged) = self {
+            staged.hidden = None;
+        }
     }
 }
 
@@ -44,34 +49,36 @@ impl Landing<'_> {
             && let Some(staged) = self.staged.take()
         {
             let location = candidate.location.clone();
-            self.wrong = Some(WrongRoom { staged, location });
+            self.wrong = Some((Wrong::Body(staged), location));
         }
     }
 
-    /// Gives the wrong body up where the disk is full: what comes may be right.
+    /// Gives what is wrong up where the disk is full: what comes may be right.
     pub(super) fn give_up_wrong(&mut self, error: &io::Error) -> bool {
         if error.kind() != io::ErrorKind::StorageFull {
             return false;
         }
         let wrong = self.wrong.take();
-        if let Some(WrongRoom { location, .. }) = &wrong {
+        if let Some((_, location)) = &wrong {
             self.watch.progress.note(&format!(
-                "the wrong body of {location} is given up: the disk is full"
+                "the wrong content of {location} is given up: the disk is full"
             ));
         }
         wrong.is_some()
     }
 
-    /// Nothing was right: leaves the first wrong body to the daemon, if there was one and that is wanted. Returns
+    /// Nothing was right: leaves the first wrong content to the daemon, if there was one and that is wanted. Returns
     /// whence it came.
     pub(crate) fn leave_wrong(&mut self) -> Result<Option<String>, FetchError> {
-        let Some(WrongRoom { staged, location }) = self.wrong.take() else {
+        let Some((wrong, location)) = self.wrong.take() else {
             return Ok(None);
         };
-        let left = if self.request.unpack {
-            self.leave_unpacked(&staged.file, &location)
-        } else {
-            self.leave_body(staged)
+        let left = match wrong {
+            Wrong::Tree(tree) => self.leave_checkout(&tree),
+            Wrong::Body(staged) if self.request.unpack => {
+                self.leave_unpacked(&staged.file, &location)
+            }
+            Wrong::Body(staged) => self.leave_body(staged),
         };
         match left {
             Ok(()) => Ok(Some(location)),

@@ -126,7 +126,9 @@ impl<'a> NixProgress<'a> {
 impl Progress for NixProgress<'_> {
     fn begin(&self, what: &str, total: Option<u64>, unit: Unit) {
         self.end();
-        let url = what.strip_prefix("downloading ");
+        let url = ["downloading ", "fetching "]
+            .into_iter()
+            .find_map(|verb| what.strip_prefix(verb));
         if let Some(url) = url {
             self.log.line(&format!("trying {url}"));
         } else {

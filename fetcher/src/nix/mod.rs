@@ -1,12 +1,14 @@
 //! `fetch builder`: we are the builder of a fixed-output derivation of Nix.
 //!
 //! What is wanted stands in the environment or in the structured attributes ([`attributes`]), and becomes a request
-//! like any other ([`order`], [`mirrors`]). What happens goes into the build's log ([`log`]). See `docs/nix.md`.
+//! like any other ([`order`], [`mirrors`], [`repository`]). What happens goes into the build's log ([`log`]). See
+//! `docs/nix.md`.
 
 mod attributes;
 mod log;
 mod mirrors;
 mod order;
+mod repository;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

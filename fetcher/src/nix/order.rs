@@ -1,4 +1,4 @@
-//! From attributes to a request: Nix's own spellings, and those of Nixpkgs' `fetchurl`.
+//! From attributes to a request: Nix's own spellings, and those of Nixpkgs' `fetchurl` and `fetchgit`.
 
 use store_index::address::{ContentAddress, Method};
 use store_index::digest::{Algorithm, Digest, MAX_DIGEST_LEN};
@@ -7,6 +7,7 @@ use store_index::store_path::{self, ItemName};
 
 use super::attributes::Attributes;
 use super::mirrors::{MAX_URLS, Urls};
+use super::repository;
 use crate::error::FetchError;
 use crate::mirrors::MirrorSites;
 use crate::request::{Request, Target};
@@ -47,7 +48,16 @@ impl Order {
                 address.algorithm()
             ));
         }
-        let mut texts = urls(attributes)?;
+        let git = repository::of(attributes)?;
+        if git.is_some() && (executable || unpack || address.method() == Method::Flat) {
+            return Err(FetchError::usage(
+                "rev delivers a tree: outputHashMode must be recursive, and neither executable nor unpack set",
+            ));
+        }
+        let mut texts = match git {
+            Some(_) => Vec::new(),
+            None => urls(attributes)?,
+        };
         if texts.len() > MAX_URLS {
             warnings.push(format!("URLs are skipped: there are more than {MAX_URLS}"));
             texts.truncate(MAX_URLS);
@@ -88,7 +98,7 @@ impl Order {
             // Sites are known when URLs are read: a derivation may name its own.
             mirror_sites: MirrorSites::default(),
             hashed_urls: hashed.urls,
-            git: None,
+            git,
             executable,
             unpack,
             target: Target::Given(output),

@@ -1,4 +1,4 @@
-//! Downloads of something whose hash is not known: the first that comes whole tells it.
+//! Downloads and clones of something whose hash is not known: the first that comes whole tells it.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,15 +16,16 @@ use crate::copy::{self, CopyError};
 use crate::download::{DownloadError, Downloader};
 use crate::error::{ErrorKind, FetchError};
 use crate::fetch::{self, Policy};
+use crate::git::remote::{self, Rooms};
 use crate::own_folder::OwnFolder;
 use crate::places::Places;
 use crate::present_store::PresentStore;
 use crate::publish;
 use crate::report::{Attempt, AttemptResult, Listener, Success};
-use crate::request::{Request, Target};
+use crate::request::{GitSource, Request, Target};
 use crate::source::SourceKind;
 use crate::source_url::{Scheme, SourceUrl};
-use crate::staging::StagedFile;
+use crate::staging::{Place, StagedFile};
 use crate::tree_copy;
 use crate::verify::{FileCheck, Verdict};
 
@@ -70,19 +71,23 @@ impl Landed {
 impl Downloads<'_> {
     /// Takes the first that comes whole.
     pub(super) fn first(&mut self, policy: &Policy) -> Result<Landed, FetchError> {
-        if policy.offline {
+        let request = &self.wish.request;
+        let is_here = |git: &GitSource| remote::is_local(&git.url) && !git.submodules;
+        if policy.offline && !request.git.as_ref().is_some_and(is_here) {
             return Err(FetchError::usage(
                 "without a hash there is nothing to look for here, and the network is off (--offline)",
             )
             .with_hint("say with --hash what is wanted"));
         }
-        if self.wish.request.unpack {
+        if let Some(git) = &request.git {
+            return self.commit(git, policy);
+        }
+        if request.unpack {
             return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
         let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
         let mut trouble = None;
-        let request = &self.wish.request;
         let urls = request.urls.iter().flat_map(|url| {
             let mirrors = request.mirror_sites.expand(url);
             if mirrors.is_empty() {
@@ -99,7 +104,14 @@ impl Downloads<'_> {
             };
             let (result, reason) = match asked {
                 Ok((address, bytes)) => {
-                    self.record(url, AttemptResult::Ok, None, bytes, started);
+                    self.record(
+                        SourceKind::Url,
+                        url,
+                        AttemptResult::Ok,
+                        None,
+                        bytes,
+                        started,
+                    );
                     let source = Success {
                         kind: SourceKind::Url,
                         location: url.to_string(),
@@ -125,7 +137,7 @@ impl Downloads<'_> {
                 Some((ErrorKind::NotFound, _)) if kind == ErrorKind::Usage => trouble,
                 _ => Some((kind, format!("{url}: {reason}"))),
             };
-            self.record(url, result, Some(reason), 0, started);
+            self.record(SourceKind::Url, url, result, Some(reason), 0, started);
         }
         Err(match trouble {
             Some((kind, reason)) => FetchError::new(
@@ -134,6 +146,77 @@ impl Downloads<'_> {
             )
             .with_hint("give another URL, or try again later"),
             None => FetchError::usage("neither a hash nor a URL says what is wanted"),
+        })
+    }
+
+    /// Checks a commit out. All of it comes from the repository that was named: without a hash nothing says whether
+    /// what is kept or known of it is right. A name may be that of a tag and a branch; as to git, it is the tag's.
+    fn commit(&mut self, git: &GitSource, policy: &Policy) -> Result<Landed, FetchError> {
+        if !remote::is_supported(&git.url) {
+            return Err(FetchError::usage(format!(
+                "repositories are not fetched from {}:// URLs",
+                git.url.url().scheme()
+            )));
+        }
+        let folder = OwnFolder::new()?;
+        let path = folder.path(&self.wish.name);
+        let cannot_write = |error: std::io::Error| {
+            OwnFolder::explain(FetchError::local(format!(
+                "cannot write {}: {error}",
+                printable(&path)
+            )))
+        };
+        let place = Place::open(&path).map_err(cannot_write)?;
+        let started = Instant::now();
+        let mut rooms = Rooms::new(None, &place, None);
+        let what = format!("fetching {}", git.url);
+        self.watch.progress.begin(&what, None, Unit::Bytes);
+        let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
+        let fetched = downloader
+            .client()
+            .and_then(|client| remote::fetch(git, None, &mut rooms, client, self.watch));
+        self.watch.progress.end();
+        let fetched = match fetched {
+            Ok(fetched) => fetched,
+            Err(error) => {
+                let (result, reason) = self.not_downloaded(error, cannot_write)?;
+                let kind = match result {
+                    AttemptResult::Absent => ErrorKind::NotFound,
+                    _ => ErrorKind::Network,
+                };
+                let message = format!("cannot fetch {}\n  {}: {reason}", self.wish.name, git.url);
+                self.record(SourceKind::Git, &git.url, result, Some(reason), 0, started);
+                return Err(FetchError::new(kind, message)
+                    .with_hint("see that URL and revision are right, or try again later"));
+            }
+        };
+        let checkout = fetched.checkouts.first().ok_or_else(no_such_hash)?;
+        fs_err::create_dir(&path).map_err(cannot_write)?;
+        let directory = fs_err::File::open(&path).map_err(cannot_write)?;
+        let address = &self.wish.request.address;
+        let what = format!("checking out {}", git.url);
+        self.watch.progress.begin(&what, None, Unit::Bytes);
+        let checked_out =
+            tree_copy::check_out(address, checkout, directory.into_file().into(), self.watch);
+        self.watch.progress.end();
+        let (address, bytes) = self.hash_of(checked_out)?;
+        self.record(
+            SourceKind::Git,
+            &git.url,
+            AttemptResult::Ok,
+            Some(fetched.remark()),
+            bytes,
+            started,
+        );
+        Ok(Landed {
+            folder,
+            address,
+            source: Success {
+                kind: SourceKind::Git,
+                location: git.url.to_string(),
+                bytes,
+                executable: false,
+            },
         })
     }
 
@@ -192,21 +275,34 @@ impl Downloads<'_> {
         let node = Beneath::open(folder.root())
             .and_then(|root| root.open_node(Path::new(self.wish.name.as_str())))
             .map_err(|error| FetchError::local(error.to_string()))?;
-        let address = &self.wish.request.address;
-        match tree_copy::hash(address, node, self.watch) {
+        let hashed = tree_copy::hash(&self.wish.request.address, node, self.watch);
+        let (address, bytes) = self.hash_of(hashed)?;
+        Ok(Landed {
+            folder,
+            address,
+            source: Success {
+                kind: SourceKind::Url,
+                location,
+                bytes,
+                executable: false,
+            },
+        })
+    }
+
+    /// Returns the hash that a tree has, which is not that of nothing.
+    fn hash_of(
+        &self,
+        hashed: Result<Verdict, TreeError>,
+    ) -> Result<(ContentAddress, u64), FetchError> {
+        let method = self.wish.request.address.method();
+        match hashed {
             Ok(Verdict::Wrong {
                 got: Some(got),
                 bytes,
-            }) => Ok(Landed {
-                folder,
-                address: ContentAddress::new(address.method(), got).ok_or_else(no_such_hash)?,
-                source: Success {
-                    kind: SourceKind::Url,
-                    location,
-                    bytes,
-                    executable: false,
-                },
-            }),
+            }) => Ok((
+                ContentAddress::new(method, got).ok_or_else(no_such_hash)?,
+                bytes,
+            )),
             Ok(_) => Err(no_such_hash()),
             Err(TreeError::Interrupted) => Err(FetchError::interrupted()),
             Err(error) => Err(FetchError::local(error.to_string())),
@@ -258,11 +354,22 @@ impl Downloads<'_> {
                 publish::set_mode(&file, self.wish.request.executable).map_err(cannot_write)?;
                 Ok(Ok((self.hash(&file, bytes)?, bytes)))
             }
-            Err(DownloadError::Interrupted) => Err(FetchError::interrupted()),
-            Err(DownloadError::Write(error)) => Err(cannot_write(error)),
-            Err(DownloadError::Local(reason)) => Err(FetchError::local(reason)),
-            Err(DownloadError::Gone(reason)) => Ok(Err((AttemptResult::Absent, reason))),
-            Err(DownloadError::Trouble { reason, .. }) => Ok(Err((AttemptResult::Failed, reason))),
+            Err(error) => self.not_downloaded(error, cannot_write).map(Err),
+        }
+    }
+
+    /// Tells what another URL may replace from what ends the run.
+    fn not_downloaded(
+        &self,
+        error: DownloadError,
+        cannot_write: impl FnOnce(std::io::Error) -> FetchError,
+    ) -> Result<(AttemptResult, String), FetchError> {
+        match error {
+            DownloadError::Interrupted => Err(FetchError::interrupted()),
+            DownloadError::Write(error) => Err(cannot_write(error)),
+            DownloadError::Local(reason) => Err(FetchError::local(reason)),
+            DownloadError::Gone(reason) => Ok((AttemptResult::Absent, reason)),
+            DownloadError::Trouble { reason, .. } => Ok((AttemptResult::Failed, reason)),
         }
     }
 
@@ -297,6 +404,7 @@ impl Downloads<'_> {
 
     fn record(
         &mut self,
+        kind: SourceKind,
         url: &SourceUrl,
         result: AttemptResult,
         reason: Option<String>,
@@ -304,7 +412,7 @@ impl Downloads<'_> {
         started: Instant,
     ) {
         let attempt = Attempt {
-            kind: SourceKind::Url,
+            kind,
             location: url.to_string(),
             result,
             reason,

@@ -1,5 +1,6 @@
 //! Commits from a git server.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -7,10 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Bench, clear, mib};
+use super::{Bench, LOGICAL_STORE, clear, mib};
 use crate::Result;
-use crate::measure::{Job, once};
-use crate::report::{Bound, Row};
+use crate::fixtures::{self, Numbers};
+use crate::measure::{Job, Series, once};
+use crate::relay::Relay;
+use crate::report::{Bound, Row, show};
 
 /// How often we look whether the server answers, every 20 ms.
 const ATTEMPTS: u32 = 250;
@@ -18,31 +21,107 @@ const ATTEMPTS: u32 = 250;
 /// One file in so many differs in the second commit.
 const CHANGED: u64 = 100;
 
+/// One file in so many is not in the store.
+const NOT_IN_STORE: usize = 20;
+
 /// What a fetcher of Nix or Guix does.
-const PEER: &str = "rm -rf \"$2\" && git clone -q --depth 1 --branch \"$3\" \"$1\" \"$2\" 2>/dev/null && rm -rf \"$2/.git\" && nix-hash --type sha256 \"$2\"";
+const PEER: &str = "rm -rf \"$2\" && git clone -q --depth 1 --branch \"$3\" \"$1\" \"$2\" 2>/dev/null && rm -rf \"$2/.git\" && \
+                    nix --extra-experimental-features nix-command hash path --type sha256 \"$2\"";
+
+/// Where things are.
+struct World<'a> {
+    bench: &'a Bench,
+    folder: &'a Path,
+    url: String,
+    /// The same through the relay.
+    counted_url: String,
+    relay: Relay,
+    _daemon: Daemon,
+}
 
 pub(super) fn git(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     let files = bench.sizes.repository_files;
-    repository(&folder.join("srv/some.git"), files)?;
+    let commits = bench.sizes.repository_commits;
+    let contents = repository(&folder.join("srv/some.git"), files, commits)?;
     let daemon = Daemon::start(&folder.join("srv"))?;
-    let url = format!("git://127.0.0.1:{}/some.git", daemon.port);
-    let (output, peer_output) = (folder.join("output"), folder.join("peer"));
-    let cache = bench.scratch.join("cache/fetch/git");
-    let begin_cold = || {
-        clear(&cache)?;
-        clear(&output)
+    let relay = Relay::to(daemon.port)?;
+    let world = World {
+        bench,
+        folder,
+        url: format!("git://127.0.0.1:{}/some.git", daemon.port),
+        counted_url: format!("git://127.0.0.1:{}/some.git", relay.port()),
+        relay,
+        _daemon: daemon,
     };
-    let peer = |tag: &str| {
-        let args = [url.as_ref(), peer_output.as_os_str(), tag.as_ref()];
-        Job::shell("`git clone --depth 1`, `nix-hash`", PEER, args)
+    let (first, second) = (world.hash("v1")?, world.hash("v2")?);
+    let begin_cold = || world.begin_cold();
+    // The first commit is kept again before each run; the peer has nothing to keep.
+    let keep_first = |url: &str| {
+        begin_cold()?;
+        once(&bench.scratch, &world.fetch(url, "v1", &first, &[]))?;
+        clear(&folder.join("output"))
     };
-    let hash = |tag: &str| -> Result<String> {
-        let series = once(&bench.scratch, &peer(tag))?;
-        Ok(format!("sha256:{}", series.samples[0].output.trim()))
+    let (store, index) = (folder.join("store"), folder.join("index"));
+    for (number, content) in contents.iter().enumerate() {
+        if number % NOT_IN_STORE != 0 {
+            fixtures::link(&store, content.as_bytes())?;
+        }
+    }
+    let place = format!("{LOGICAL_STORE}={}", store.display());
+    let in_store: [&OsStr; 4] = [
+        "--store".as_ref(),
+        place.as_ref(),
+        "--index".as_ref(),
+        index.as_ref(),
+    ];
+    let update = [
+        bench.store_index.as_os_str(),
+        "update".as_ref(),
+        "--algorithms".as_ref(),
+        "git".as_ref(),
+    ];
+    let update = Job::new("store-index update", update).with(in_store);
+    once(&bench.scratch, &update)?;
+    let what =
+        format!("commit of {files} files after {commits} others, git daemon on the loopback");
+    let cold = |url: &str, more: &[&OsStr]| {
+        let job = world.fetch(url, "v1", &first, more);
+        job.prepared_by(begin_cold)
     };
-    let fetch = |tag: &str, hash: &str| {
-        let words = [
-            bench.fetch.as_os_str(),
+    let next = |url: &str| {
+        let same = url.to_owned();
+        let job = world.fetch(url, "v2", &second, &[]);
+        job.prepared_by(move || keep_first(&same))
+    };
+    let in_the_store = "the same, 95 % of the files in the store";
+    let changed = format!("the next commit, {} files changed", files.div_ceil(CHANGED));
+    let mut rows = world.compare(&what, "v1", |url| cold(url, &[]))?;
+    rows.extend(world.compare(in_the_store, "v1", |url| cold(url, &in_store))?);
+    rows.extend(world.compare(&changed, "v2", next)?);
+    Ok(rows)
+}
+
+impl World<'_> {
+    fn begin_cold(&self) -> Result<()> {
+        clear(&self.bench.scratch.join("cache/fetch/git"))?;
+        clear(&self.folder.join("output"))
+    }
+
+    fn peer(&self, url: &str, tag: &str) -> Job<'static> {
+        let output = self.folder.join("peer");
+        let args = [url.as_ref(), output.as_os_str(), tag.as_ref()];
+        Job::shell("`git clone --depth 1`, `nix hash path`", PEER, args)
+    }
+
+    fn hash(&self, tag: &str) -> Result<String> {
+        let series = once(&self.bench.scratch, &self.peer(&self.url, tag))?;
+        Ok(series.samples[0].output.trim().to_owned())
+    }
+
+    fn fetch<'j>(&self, url: &str, tag: &str, hash: &str, more: &[&OsStr]) -> Job<'j> {
+        let output = self.folder.join("output");
+        let words: [&OsStr; 11] = [
+            self.bench.fetch.as_ref(),
             "--no-store".as_ref(),
             "--no-media".as_ref(),
             "--hash".as_ref(),
@@ -54,89 +133,73 @@ pub(super) fn git(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
             "-o".as_ref(),
             output.as_ref(),
         ];
-        Job::new("fetch --git", words)
-    };
-    let (first, second) = (hash("v1")?, hash("v2")?);
-    let runs = bench.sizes.long_runs;
-    let cold = [fetch("v1", &first).prepared_by(begin_cold), peer("v1")];
-    let cold = bench.turns(runs, &cold)?;
-    // The first commit is kept again before each run; the peer has nothing to keep.
-    let keep_first = || {
-        begin_cold()?;
-        let args = [
-            "--no-store",
-            "--no-media",
-            "--hash",
-            &first,
-            "--git",
-            &url,
-            "--rev",
-            "v1",
+        Job::new("fetch --git", words).with(more.iter().copied())
+    }
+
+    /// Time, processor time, bytes and memory of runs of ours beside those of the peer.
+    fn compare<'j>(
+        &self,
+        what: &str,
+        tag: &str,
+        ours: impl Fn(&str) -> Job<'j>,
+    ) -> Result<Vec<Row>> {
+        let jobs = [ours(&self.url), self.peer(&self.url, tag)];
+        let series = self.bench.turns(self.bench.sizes.long_runs, &jobs)?;
+        let sent = [
+            self.count(&ours(&self.counted_url))?,
+            self.count(&self.peer(&self.counted_url, tag))?,
         ];
-        let kept = Command::new(&bench.fetch)
-            .args(args)
-            .arg("-o")
-            .arg(&output)
-            .env("XDG_CACHE_HOME", bench.scratch.join("cache"))
-            .stdout(Stdio::null())
-            .status()?;
-        if !kept.success() {
-            return Err(format!("fetch: {kept}").into());
-        }
-        clear(&output)
-    };
-    let next = [fetch("v2", &second).prepared_by(keep_first), peer("v2")];
-    let next = bench.turns(runs, &next)?;
-    let what = format!("commit of {files} files, git daemon on the loopback");
-    Ok(vec![
-        Row::times(&what, &cold[0], &cold[1], Bound::None),
-        Row::cpu(
-            &format!("{what}, processor time"),
-            &cold[0],
-            &cold[1],
-            Bound::None,
-        ),
-        Row::value(
-            "the same, peak memory",
-            mib(cold[0].peak_bytes()),
-            " MiB",
-            Bound::None,
-        ),
-        Row::value(
-            "`git clone`, peak memory",
-            mib(cold[1].peak_bytes()),
-            " MiB",
-            Bound::None,
-        ),
-        Row::times(
-            &format!("the next commit, {} files changed", files.div_ceil(CHANGED)),
-            &next[0],
-            &next[1],
-            Bound::None,
-        ),
-    ])
+        let peak = [&series[0], &series[1]].map(Series::peak_bytes);
+        let beside = |name: &str, values: [u64; 2]| {
+            let [ours, peer] = values.map(mib);
+            let ratio = ours.median / peer.median;
+            let name = format!("{what}, {name}");
+            Row::value(&name, ours, " MiB", Bound::None).showing(
+                format!("{} MiB", show(ours)),
+                format!("{}: {} MiB", series[1].name, show(peer)),
+                format!("{ratio:.2}×"),
+            )
+        };
+        let time = format!("{what}, processor time");
+        Ok(vec![
+            Row::times(what, &series[0], &series[1], Bound::None),
+            Row::cpu(&time, &series[0], &series[1], Bound::None),
+            beside("sent by the server", sent),
+            beside("peak memory", peak),
+        ])
+    }
+
+    /// Runs a job through the relay, and returns how much the server sent.
+    fn count(&self, job: &Job<'_>) -> Result<u64> {
+        job.prepare()?;
+        self.relay.take_sent_bytes();
+        job.run_prepared(&self.bench.scratch)?;
+        Ok(self.relay.take_sent_bytes())
+    }
 }
 
-/// Makes a repository of two commits, tagged `v1` and `v2`.
-fn repository(path: &Path, files: u64) -> Result<()> {
+/// Makes a repository with a history and one commit behind it, tagged `v1` and `v2`. Returns the files of the first.
+fn repository(path: &Path, files: u64, commits: u64) -> Result<Vec<String>> {
     fs_err::create_dir_all(path)?;
     run(Command::new("git").args(["init", "-q", "--bare"]).arg(path))?;
-    let mut stream = String::new();
-    for (commit, step) in [("v1", 1), ("v2", CHANGED)] {
-        writeln!(
-            stream,
-            "commit refs/heads/main\ncommitter A <a@example.org> 1767225600 +0000\ndata 1\nx"
-        )?;
-        for number in (0..files).step_by(usize::try_from(step)?) {
-            let content = format!("{commit} {number}\n").repeat(50);
-            let (folder, len) = (number / 100, content.len());
-            writeln!(
-                stream,
-                "M 100644 inline {folder}/{number}\ndata {len}\n{content}"
-            )?;
-        }
-        writeln!(stream, "reset refs/tags/{commit}\nfrom refs/heads/main\n")?;
+    run(Command::new("git").arg("--git-dir").arg(path).args([
+        "config",
+        "uploadpack.allowFilter",
+        "true",
+    ]))?;
+    let mut history = History {
+        stream: String::new(),
+        contents: vec![String::new(); usize::try_from(files)?],
+        numbers: Numbers::new(7),
+    };
+    history.commit(0..files)?;
+    for commit in 1..commits {
+        history.commit([0, 1, 2].map(|file| (commit * 7 + file * 997) % files))?;
     }
+    history.tag("v1")?;
+    let first = history.contents.clone();
+    history.commit((0..files).step_by(usize::try_from(CHANGED)?))?;
+    history.tag("v2")?;
     let mut child = Command::new("git")
         .arg("--git-dir")
         .arg(path)
@@ -144,12 +207,62 @@ fn repository(path: &Path, files: u64) -> Result<()> {
         .stdin(Stdio::piped())
         .spawn()?;
     let input = child.stdin.take();
-    input.ok_or("no input")?.write_all(stream.as_bytes())?;
+    input
+        .ok_or("no input")?
+        .write_all(history.stream.as_bytes())?;
     let status = child.wait()?;
     if !status.success() {
         return Err(format!("git fast-import: {status}").into());
     }
-    Ok(())
+    Ok(first)
+}
+
+/// Commits, as `git fast-import` reads them.
+struct History {
+    stream: String,
+    /// What is in the files now.
+    contents: Vec<String>,
+    numbers: Numbers,
+}
+
+impl History {
+    /// Gives these files new contents.
+    fn commit(&mut self, changed: impl IntoIterator<Item = u64>) -> Result<()> {
+        let stream = &mut self.stream;
+        writeln!(
+            stream,
+            "commit refs/heads/main\ncommitter A <a@example.org> 1767225600 +0000\ndata 1\nx"
+        )?;
+        for number in changed {
+            let content = text(number, &mut self.numbers)?;
+            let (folder, len) = (number / 100, content.len());
+            writeln!(
+                stream,
+                "M 100644 inline {folder}/{number}\ndata {len}\n{content}"
+            )?;
+            self.contents[usize::try_from(number)?] = content;
+        }
+        Ok(())
+    }
+
+    fn tag(&mut self, name: &str) -> Result<()> {
+        let stream = &mut self.stream;
+        Ok(writeln!(
+            stream,
+            "reset refs/tags/{name}\nfrom refs/heads/main\n"
+        )?)
+    }
+}
+
+/// Text of a kilobyte that compresses as source code does, to about a third.
+fn text(number: u64, numbers: &mut Numbers) -> Result<String> {
+    let mut text = format!("// file {number}\n");
+    for _ in 0..24 {
+        let word = numbers.draw();
+        let (name, value) = (word >> 48, word & 0xffff_ffff);
+        writeln!(text, "    let value_{name:04x} = next({value:08x});")?;
+    }
+    Ok(text)
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -1,6 +1,7 @@
 //! From a URL to a connection: HTTP by our own client, `git://` by a socket, ssh by the system's `ssh`.
 
 use std::ffi::OsString;
+use std::io;
 use std::process::Command;
 
 use gix_transport::Protocol;
@@ -110,8 +111,14 @@ fn ssh<'a>(
         "git-upload-pack {}",
         gix::quote::single(path.as_str().into())
     ));
-    let (program, stream) = Program::start(command)
-        .map_err(|error| Failure::Other(format!("ssh cannot be run: {error}")))?;
+    let (program, stream) = Program::start(command).map_err(|error| {
+        Failure::Other(match error.kind() {
+            io::ErrorKind::NotFound => {
+                "ssh cannot be run: there is no such program, and nothing else fetches from ssh:// URLs".to_owned()
+            }
+            _ => format!("ssh cannot be run: {error}"),
+        })
+    })?;
     let (reader, writer) =
         Wire::pair(stream, line).map_err(|error| Failure::Other(error.to_string()))?;
     let connection = Connection::new(

@@ -29,7 +29,7 @@ use store_index::watch::Watch;
 
 pub(crate) use self::kept::{collect, kept, usage, verify};
 use self::line::Line;
-pub(crate) use self::room::Rooms;
+pub(crate) use self::room::{Hidden, Rooms};
 use self::talk::fetch_into;
 use super::{Checkout, Folder, Form, Here, Repository, Revision, Roots};
 use crate::download::DownloadError;
@@ -79,6 +79,8 @@ pub(crate) struct Fetched {
     pub(crate) leant_on_others: bool,
     /// Whether an earlier fetch kept something of it.
     was_kept: bool,
+    /// Whether a commit of it is one of a repository of this machine.
+    has_own_commit: bool,
     /// What no server had to send.
     here: Option<Rc<dyn Here>>,
     /// Whence it all came.
@@ -97,6 +99,12 @@ impl Fetched {
             remark.push_str("; the rest was kept from an earlier fetch");
         }
         remark
+    }
+
+    /// Returns true if something of it is certainly not what a server sent for it. Whoever asks has checked it out.
+    pub(crate) fn is_mixed(&self) -> bool {
+        let read = self.here.as_ref().map_or(0, |here| here.blobs_read());
+        self.was_kept || self.has_own_commit || read > 0
     }
 
     /// Throws away what is kept of the repositories that it came from.
@@ -131,6 +139,7 @@ pub(crate) fn fetch(
         urls: Vec::new(),
         leant_on_others: false,
         was_kept: false,
+        has_own_commit: false,
         is_damaged: false,
     };
     let checkouts = match visit.all(source, wanted) {
@@ -149,6 +158,7 @@ pub(crate) fn fetch(
         pack_bytes: line.pack_bytes(),
         leant_on_others: visit.leant_on_others,
         was_kept: visit.was_kept,
+        has_own_commit: visit.has_own_commit,
         here: visit.rooms.here().cloned(),
         urls: visit.urls,
     })
@@ -165,6 +175,7 @@ struct Visit<'a, 'rooms> {
     urls: Vec<SourceUrl>,
     leant_on_others: bool,
     was_kept: bool,
+    has_own_commit: bool,
     /// What was kept seems to be damaged.
     is_damaged: bool,
 }
@@ -199,6 +210,7 @@ impl Visit<'_, '_> {
         }
         self.leant_on_others = false;
         self.was_kept = false;
+        self.has_own_commit = false;
         self.is_damaged = false;
     }
 
@@ -216,6 +228,7 @@ impl Visit<'_, '_> {
             && let Some((repository, trees)) = here.commit(id, self.line.watch)
         {
             self.leant_on_others = true;
+            self.has_own_commit = true;
             return Ok((Rc::new(repository), trees));
         }
         let room = self.rooms.of(url, self.line.watch);

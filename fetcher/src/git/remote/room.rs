@@ -76,6 +76,11 @@ impl<'a> Rooms<'a> {
         Ok(Room::Passing(hidden.repository()?))
     }
 
+    /// Gives out what goes with this, for repositories that are still needed.
+    pub(crate) const fn take_hidden(&mut self) -> Option<Hidden> {
+        self.hidden.take()
+    }
+
     /// Nothing that was opened is open any more.
     pub(super) const fn release(&mut self) {
         self.is_holding = false;
@@ -128,9 +133,9 @@ impl Room {
     }
 }
 
-/// A hidden folder for repositories.
+/// A hidden folder for repositories; goes when it is dropped.
 #[derive(Debug)]
-struct Hidden {
+pub(crate) struct Hidden {
     path: PathBuf,
     repositories: usize,
     _staged: StagedTree,
@@ -139,7 +144,7 @@ struct Hidden {
 impl Hidden {
     fn new(output: &Place) -> io::Result<Self> {
         let (place, folder) = if output.given {
-            let folder = std::env::temp_dir();
+            let folder = build_folder();
             let place = Place::open(&folder.join("repositories"))?;
             staging::sweep(&place);
             (place, folder)
@@ -165,9 +170,28 @@ impl Hidden {
     }
 }
 
+/// The folder for a build's own files. guix-daemon names none, and runs a build in one that goes with it, however it
+/// ends.
+fn build_folder() -> PathBuf {
+    let current = std::env::current_dir().ok();
+    let own = current.filter(|folder| {
+        std::env::var_os("TMPDIR").is_none() && is_own(folder).is_ok_and(|is_own| is_own)
+    });
+    own.unwrap_or_else(std::env::temp_dir)
+}
+
+/// Returns true for a folder that is ours alone.
+fn is_own(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs_err::symlink_metadata(path)?;
+    Ok(metadata.is_dir()
+        && metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.mode() & 0o077 == 0)
+}
+
 /// Makes a folder that is ours alone, or sees that it is. The one it lies in is there, or was refused to us.
 pub(super) fn own_folder(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(path)
@@ -175,11 +199,7 @@ pub(super) fn own_folder(path: &Path) -> io::Result<()> {
             io::ErrorKind::AlreadyExists => Ok(()),
             _ => Err(error),
         })?;
-    let metadata = fs_err::symlink_metadata(path)?;
-    let is_own = metadata.is_dir()
-        && metadata.uid() == rustix::process::geteuid().as_raw()
-        && metadata.mode() & 0o077 == 0;
-    if is_own {
+    if is_own(path)? {
         return Ok(());
     }
     Err(io::Error::new(
