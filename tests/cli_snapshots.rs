@@ -60,6 +60,7 @@ fn help() {
       prefetch          Puts a source into the store under the name that a build will use; tells its
                         path and hash
       add-fixed         Gives derivations the fixed outputs whose content is here under other names
+      batch             Fetches everything that a sources.json or a list of checksums names
       explain           Shows what each local source says to a hash; opens no socket and reads no
                         content
       cache             Says what is kept between runs, and removes it
@@ -228,6 +229,7 @@ fn help() {
       prefetch          Puts a source into the store under the name that a build will use; tells its
                         path and hash
       add-fixed         Gives derivations the fixed outputs whose content is here under other names
+      batch             Fetches everything that a sources.json or a list of checksums names
       explain           Shows what each local source says to a hash; opens no socket and reads no
                         content
       cache             Says what is kept between runs, and removes it

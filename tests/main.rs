@@ -4,6 +4,7 @@
 
 mod add_fixed;
 mod bad_input;
+mod batch;
 mod builtin;
 mod cli_snapshots;
 mod configuration;

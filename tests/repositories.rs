@@ -30,10 +30,12 @@ only-eol eol=crlf
 *.16be text working-tree-encoding=utf-16be
 *.16lebom text working-tree-encoding=UTF-16LE-BOM eol=crlf ident
 *.32 working-tree-encoding=UTF-32
-*.sjis working-tree-encoding=SHIFT-JIS
+*.koi8 working-tree-encoding=KOI8-R
 *.latin1 working-tree-encoding=ISO-8859-1
 *.same working-tree-encoding=UTF-8
-*.nonsense working-tree-encoding=no-such-encoding
+*.cp1252 working-tree-encoding=CP1252
+*.15 working-tree-encoding=iso-8859-15
+*.ascii working-tree-encoding=US-ASCII
 deep/** -ident
 deep/**/again.id ident
 ";
@@ -69,7 +71,11 @@ pub(crate) fn awkward(repository: &Repository) -> String {
         file("text.lfs", b"version https://git-lfs.github.com/spec/v1\n"),
         file("invalid.16", b"\xff\xfe no UTF-8\n"),
         file("euro.latin1", "\u{20ac}\n".as_bytes()),
-        file("kana.sjis", "\u{30a2}\u{30a4}\n".as_bytes()),
+        file("\u{436}.koi8", "\u{416}\u{436}\n".as_bytes()),
+        file("euro.cp1252", "\u{20ac}\n".as_bytes()),
+        file("gap.cp1252", "\u{81}\n".as_bytes()),
+        file("euro.15", "\u{20ac}\n".as_bytes()),
+        file("zh.15", "\u{416}\n".as_bytes()),
         file("emoji.16", "\u{1f600}\n".as_bytes()),
         file("long", &long),
         file("big.both", big_text.as_bytes()),
@@ -100,7 +106,7 @@ pub(crate) fn awkward(repository: &Repository) -> String {
     ];
     let kinds = [
         "txt", "crlf", "lf", "auto", "autocrlf", "id", "both", "bin", "mine", "16", "16le", "16be",
-        "16lebom", "32", "latin1", "same", "nonsense",
+        "16lebom", "32", "latin1", "same", "cp1252", "15", "ascii",
     ];
     let paths: Vec<(String, &[u8])> = kinds
         .iter()

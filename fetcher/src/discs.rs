@@ -31,6 +31,7 @@ pub struct Discs {
     /// The media that were named themselves.
     known: RefCell<HashSet<RootId>>,
     mounted: OnceCell<Mounted>,
+    absent: OnceCell<Vec<Absent>>,
 }
 
 #[derive(Debug, Default)]
@@ -149,7 +150,11 @@ impl Discs {
     }
 
     /// Returns the media that are remembered and have not been asked. Damaged indexes are nobody's loss here.
-    pub fn absent(&self) -> Vec<Absent> {
+    pub fn absent(&self) -> &[Absent] {
+        self.absent.get_or_init(|| self.look_for_absent())
+    }
+
+    fn look_for_absent(&self) -> Vec<Absent> {
         let mut asked: HashSet<RootId> = self.known.borrow().clone();
         let mounted = &self.look().media;
         if self.discover {

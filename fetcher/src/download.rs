@@ -7,13 +7,14 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use reqwest::header::HeaderMap;
 use store_index::watch::{Progress, Watch};
 
 use crate::disk;
+use crate::fetch::Policy;
 use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
 use crate::net::{
     self, Access, BodySink, BodyStart, Client, Limits, NetClass, NetError, Resume, Retry, Trust,
@@ -25,7 +26,38 @@ use crate::state::{Claim, Partial, Parts, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
-const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
+pub(crate) const LOOK_AT_DISK_EVERY: u64 = 64 * 1024 * 1024;
+
+/// The network stack of one run or of many, built at the first download.
+#[derive(Clone, Debug, Default)]
+pub struct SharedClient {
+    client: Arc<OnceLock<Client>>,
+    /// Threads use it side by side.
+    of_many: bool,
+}
+
+impl SharedClient {
+    /// One for many threads at a time.
+    pub(crate) fn of_many() -> Self {
+        Self {
+            of_many: true,
+            ..Self::default()
+        }
+    }
+
+    fn get(&self, limits: Limits, access: &Arc<Access>) -> Result<&Client, NetError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let made = if self.of_many {
+            Client::shared(limits, Arc::clone(access))
+        } else {
+            Client::with_access(Trust::Verified, limits, Arc::clone(access))
+        }?;
+        // If two threads make one, the first is used.
+        Ok(self.client.get_or_init(|| made))
+    }
+}
 
 /// How much is read at a time of what came before its turn, in bytes.
 const CATCH_UP_LEN: usize = 256 * 1024;
@@ -35,7 +67,7 @@ const CATCH_UP_LEN: usize = 256 * 1024;
 pub(crate) struct Downloader {
     limits: Limits,
     access: Arc<Access>,
-    client: Option<Client>,
+    client: SharedClient,
     /// Servers that nothing vouches for may be asked, where nothing secret is told to them.
     may_trust_anybody: bool,
     /// Asks those.
@@ -67,11 +99,11 @@ pub(crate) enum DownloadError {
 }
 
 impl Downloader {
-    pub(crate) const fn new(limits: Limits, access: Arc<Access>) -> Self {
+    pub(crate) fn of(policy: &Policy) -> Self {
         Self {
-            limits,
-            access,
-            client: None,
+            limits: policy.limits,
+            access: Arc::clone(&policy.access),
+            client: policy.client.clone(),
             may_trust_anybody: false,
             trusting: None,
             came_from_anybody: false,
@@ -90,17 +122,9 @@ impl Downloader {
     }
 
     /// Returns the network stack.
-    pub(crate) fn client(&mut self) -> Result<&Client, DownloadError> {
-        Ok(match &mut self.client {
-            Some(client) => client,
-            none => {
-                let access = Arc::clone(&self.access);
-                none.insert(
-                    Client::with_access(Trust::Verified, self.limits, access)
-                        .map_err(DownloadError::from)?,
-                )
-            }
-        })
+    pub(crate) fn client(&self) -> Result<&Client, DownloadError> {
+        let made = self.client.get(self.limits, &self.access);
+        made.map_err(DownloadError::from)
     }
 
     /// Asks a mirror how it names files.

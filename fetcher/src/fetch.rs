@@ -14,6 +14,7 @@ use store_index::path_text::printable;
 use store_index::watch::{Unit, Watch};
 
 pub use self::network::LockPolicy;
+use crate::download::SharedClient;
 use crate::error::FetchError;
 use crate::landing::{self, Landed, Landing, NotIt};
 use crate::mirror_layout::Layouts;
@@ -48,6 +49,10 @@ pub struct Policy {
     pub lock: LockPolicy,
     /// If nothing is right, leave the first wrong body of the request's own URLs at the output that a daemon gave us.
     pub leave_wrong: bool,
+    /// The network stack, which several fetches may share.
+    pub client: SharedClient,
+    /// Many are fetched into the same folders: those have been swept, and room is made for what is found only.
+    pub of_many: bool,
     /// Keep complete wrong bodies in this folder.
     pub keep_wrong: Option<PathBuf>,
     /// Keep copies of what was downloaded, within these bounds.
@@ -69,29 +74,51 @@ pub fn run<'a>(
     watch: Watch<'a>,
 ) -> Report {
     let started = Instant::now();
-    let mut walk = Walk {
-        request,
-        policy,
-        listener,
-        watch,
-        attempts: Vec::new(),
-        tried: HashSet::new(),
-        suspicious: Vec::new(),
-        discs: Vec::new(),
-        urls: Vec::new(),
-        state: &places.state,
-        layouts: &places.layouts,
-        network: NetworkSummary::default(),
-        left: None,
-    };
+    let mut walk = Walk::new(request, places, policy, listener, watch);
     let result = walk.run(places);
-    Report {
-        attempts: walk.attempts,
-        result,
-        left: walk.left,
-        added: None,
-        took: started.elapsed(),
+    walk.report(result, started)
+}
+
+/// What the first half of a walk came to.
+#[derive(Debug)]
+pub(crate) enum Here {
+    /// The walk is over, one way or the other.
+    Ended(Report),
+    /// The network is to be asked.
+    NotHere {
+        /// The local places that the guard passed over.
+        suspicious: Vec<String>,
+    },
+}
+
+/// Asks the local sources alone, where those of many requests are asked before any socket is opened.
+pub(crate) fn look_here<'a>(
+    request: &'a Request,
+    places: &'a Places,
+    policy: &'a Policy,
+    listener: &'a dyn Listener,
+    watch: Watch<'a>,
+) -> Here {
+    let started = Instant::now();
+    let mut walk = Walk::new(request, places, policy, listener, watch);
+    let result = walk.begin(places).and_then(|begun| match begun {
+        Begun::Done(done) => Ok(Some(done)),
+        Begun::Landing(mut landing) => walk.ask_here(places, &mut landing),
+    });
+    match result.transpose() {
+        Some(result) => Here::Ended(walk.report(result, started)),
+        None => Here::NotHere {
+            suspicious: walk.suspicious_locations(),
+        },
     }
+}
+
+/// How a walk begins.
+enum Begun<'a> {
+    /// The right content stands at the output.
+    Done(Success),
+    /// There is room for candidates.
+    Landing(Box<Landing<'a>>),
 }
 
 /// What became of a candidate.
@@ -121,8 +148,43 @@ struct Walk<'a> {
     left: Option<String>,
 }
 
-impl Walk<'_> {
-    fn run(&mut self, places: &Places) -> Result<Success, FetchError> {
+impl<'a> Walk<'a> {
+    fn new(
+        request: &'a Request,
+        places: &'a Places,
+        policy: &'a Policy,
+        listener: &'a dyn Listener,
+        watch: Watch<'a>,
+    ) -> Self {
+        Self {
+            request,
+            policy,
+            listener,
+            watch,
+            attempts: Vec::new(),
+            tried: HashSet::new(),
+            suspicious: Vec::new(),
+            discs: Vec::new(),
+            urls: Vec::new(),
+            state: &places.state,
+            layouts: &places.layouts,
+            network: NetworkSummary::default(),
+            left: None,
+        }
+    }
+
+    fn report(self, result: Result<Success, FetchError>, started: Instant) -> Report {
+        Report {
+            attempts: self.attempts,
+            result,
+            left: self.left,
+            added: None,
+            took: started.elapsed(),
+        }
+    }
+
+    /// Looks at the output, and makes room beside it.
+    fn begin(&mut self, places: &Places) -> Result<Begun<'a>, FetchError> {
         let place = match &self.request.target {
             Target::Stdout => None,
             Target::Given(path) => Some(
@@ -134,12 +196,37 @@ impl Walk<'_> {
                     .map_err(|error| landing::folder_error(self.request, &error))?;
                 refuse_store(path, places)?;
                 if let Some(done) = self.output_already_there(&place)? {
-                    return Ok(done);
+                    return Ok(Begun::Done(done));
                 }
                 Some(place)
             }
         };
-        let mut landing = Landing::prepare(self.request, place, self.policy, self.watch)?;
+        let landing = Landing::prepare(self.request, place, self.policy, self.watch)?;
+        Ok(Begun::Landing(Box::new(landing)))
+    }
+
+    /// Asks the sources before the first of the network; `None` if they do not have it, and there is one.
+    fn ask_here(
+        &mut self,
+        places: &Places,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<Success>, FetchError> {
+        for mut source in source::in_order(places, self.request) {
+            if source.is_network() {
+                return Ok(None);
+            }
+            if let Some(done) = self.ask(source.as_mut(), landing)? {
+                return Ok(Some(done));
+            }
+        }
+        Err(self.nothing_delivered())
+    }
+
+    fn run(&mut self, places: &Places) -> Result<Success, FetchError> {
+        let mut landing = match self.begin(places)? {
+            Begun::Done(done) => return Ok(done),
+            Begun::Landing(landing) => landing,
+        };
         for mut source in source::in_order(places, self.request) {
             if source.is_network() && self.policy.offline {
                 let reason = Some("the network is off (--offline)".to_owned());
@@ -170,23 +257,30 @@ impl Walk<'_> {
             return Ok(done);
         }
         self.left = landing.leave_wrong()?;
-        let locations = self
-            .suspicious
-            .iter()
-            .map(|candidate| candidate.location.clone());
-        let (mut suspicious, mut discs) = (locations.collect::<Vec<_>>(), &self.discs[..]);
+        Err(self.nothing_delivered())
+    }
+
+    fn suspicious_locations(&self) -> Vec<String> {
+        let candidates = self.suspicious.iter();
+        candidates
+            .map(|candidate| candidate.location.clone())
+            .collect()
+    }
+
+    fn nothing_delivered(&self) -> FetchError {
+        let (mut suspicious, mut discs) = (self.suspicious_locations(), &self.discs[..]);
         if matches!(self.request.target, Target::Given(_)) {
             // A build's log is read by those who may not know what is on this machine.
             suspicious.clear();
             discs = &[];
         }
-        Err(verdict::nothing_delivered(
+        verdict::nothing_delivered(
             self.request,
             self.policy.offline,
             &self.network,
             &suspicious,
             discs,
-        ))
+        )
     }
 
     fn output_already_there(&mut self, place: &Place) -> Result<Option<Success>, FetchError> {

@@ -10,7 +10,6 @@ mod wrong;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use store_index::beneath::{Beneath, Node};
 use store_index::digest::Digest;
@@ -120,7 +119,10 @@ impl<'a> Landing<'a> {
         policy: &Policy,
         watch: Watch<'a>,
     ) -> Result<Self, FetchError> {
-        if let Some(place) = place.as_ref().filter(|place| !place.given) {
+        if let Some(place) = place
+            .as_ref()
+            .filter(|place| !place.given && !policy.of_many)
+        {
             staging::sweep(place);
         }
         let mut landing = Self {
@@ -129,7 +131,7 @@ impl<'a> Landing<'a> {
             watch,
             place,
             staged: None,
-            downloader: Downloader::new(policy.limits, Arc::clone(&policy.access))
+            downloader: Downloader::of(policy)
                 .trusting_anybody(policy.trust_anybody && !request.address.algorithm().is_weak()),
             claim: None,
             remark: None,
@@ -138,9 +140,11 @@ impl<'a> Landing<'a> {
             wrong: None,
             untold: None,
         };
-        landing
-            .room()
-            .map_err(|error| folder_error(request, &error))?;
+        if !policy.of_many {
+            landing
+                .room()
+                .map_err(|error| folder_error(request, &error))?;
+        }
         Ok(landing)
     }
 

@@ -8,6 +8,7 @@
 
 pub mod add_fixed;
 pub mod archives;
+pub mod batch;
 pub mod builtin;
 pub mod cli;
 pub mod configuration;

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory as _, Parser as _};
 use fetcher::add_fixed;
+use fetcher::batch;
 use fetcher::cli::{
     CacheTask, Cli, Environment, Invocation, Parsed, SelfDescription, Speech, Task,
 };
@@ -269,6 +270,22 @@ fn run(parsed: &Parsed) -> u8 {
                 report.to_text()
             };
             finish(&terminal, print(&text), report.exit_code())
+        }
+        Invocation::Batch { wish, policy } => {
+            let report = match open(parsed, &voice) {
+                Ok(mut places) => batch::run(wish, &mut places, policy, &voice, watch),
+                Err(error) => batch::Report::failed(error),
+            };
+            if let Some(error) = report.error() {
+                print_error(&terminal, error);
+            }
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            let printed = if parsed.speech.json {
+                report.write_json(&mut out)
+            } else {
+                report.write_text(&mut out).and_then(|()| out.flush())
+            };
+            finish(&terminal, printed, report.exit_code())
         }
         Invocation::Explain { request, access } => {
             let places = match open(parsed, &voice) {

@@ -163,9 +163,36 @@ pub struct Places {
     pub left_out: Vec<LeftOut>,
     /// What was left out and why, for the user.
     pub warnings: Vec<String>,
+    /// Where this run has brought the content already, for a request that wants it too.
+    pub(crate) brought: Option<Brought>,
+}
+
+/// An output of this run.
+#[derive(Clone, Debug)]
+pub(crate) struct Brought {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    /// Under what names it was asked for.
+    pub(crate) names: Vec<String>,
 }
 
 impl Places {
+    /// Returns what opens the places of a thread that asks the network alone, when all local ones have been asked.
+    pub(crate) fn of_network(&self) -> impl Fn() -> Self + Send + Sync + use<> {
+        let (mirrors, no_local) = (self.mirrors.clone(), self.no_local);
+        let (git_cache, state) = (
+            self.git_cache.clone(),
+            self.state.path().map(Path::to_owned),
+        );
+        move || Self {
+            mirrors: mirrors.clone(),
+            state: State::at(state.clone()),
+            no_local,
+            git_cache: git_cache.clone(),
+            ..Self::default()
+        }
+    }
+
     /// Opens what was named and finds what was not. A store or medium that was named must be there; an index need
     /// not: it only makes things faster.
     pub fn open(named: &Named, env_store: Option<&str>) -> Result<Self, FetchError> {

@@ -49,6 +49,8 @@ pub struct GitSource {
     pub revision: Revision,
     /// Whether its submodules are wanted too.
     pub submodules: bool,
+    /// Whether `ssh` may be run, with the keys of whoever it is run for.
+    pub may_run_ssh: bool,
 }
 
 /// Where the content goes.

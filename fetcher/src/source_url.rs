@@ -112,7 +112,13 @@ impl SourceUrl {
     pub fn parse_repository(text: &str) -> Result<Self, SourceUrlError> {
         match text.split_once(':') {
             Some((host, path)) if host.contains('@') && !host.contains('/') => {
-                let url = Self::parse(&format!("ssh://{host}/{}", path.trim_start_matches('/')))?;
+                // In this form nothing is escaped, and nothing but the path stands behind the colon.
+                let escaped = path
+                    .trim_start_matches('/')
+                    .replace('%', "%25")
+                    .replace('?', "%3F")
+                    .replace('#', "%23");
+                let url = Self::parse(&format!("ssh://{host}/{escaped}"))?;
                 Ok(Self {
                     below_home: !path.starts_with('/'),
                     ..url
@@ -290,6 +296,14 @@ mod tests {
 
     fn name(text: &str) -> Result<String, NameError> {
         SourceUrl::parse(text).unwrap().default_name()
+    }
+
+    #[test]
+    fn nothing_is_escaped_in_the_short_form_of_ssh() {
+        let url = SourceUrl::parse_repository("me@h:a%20b?c#d").unwrap();
+        let path = percent_decode_str(url.url().path()).collect::<Vec<u8>>();
+        assert_eq!(path, b"/a%20b?c#d");
+        assert_eq!((url.url().query(), url.url().fragment()), (None, None));
     }
 
     #[test]

@@ -351,7 +351,8 @@ pub(crate) fn sweep(place: &Place) {
     }
 }
 
-fn is_hidden_name(name: &OsStr) -> bool {
+/// Returns true for the names of rooms, which the next run sweeps away.
+pub(crate) fn is_hidden_name(name: &OsStr) -> bool {
     name.as_bytes()
         .strip_prefix(HIDDEN_PREFIX.as_bytes())
         .is_some_and(|digits| {

@@ -97,7 +97,11 @@ pub(crate) fn nothing_delivered(
     } else {
         not_found(&what, network.asked, offline)
     };
-    let error = with_discs(error, discs);
+    with_suspicious(with_discs(error, discs), suspicious)
+}
+
+/// Says what the stale-hash guard passed over.
+pub(crate) fn with_suspicious(error: FetchError, suspicious: &[String]) -> FetchError {
     if suspicious.is_empty() {
         return error;
     }
@@ -112,7 +116,7 @@ pub(crate) fn nothing_delivered(
 }
 
 /// Says which media would help. The exit code stays: what the network did is no less true.
-fn with_discs(error: FetchError, discs: &[Disc]) -> FetchError {
+pub(crate) fn with_discs(error: FetchError, discs: &[Disc]) -> FetchError {
     if discs.is_empty() {
         return error;
     }

@@ -177,6 +177,8 @@ impl Beneath {
         let stat = found.and_then(|found| rustix::fs::fstat(&found).ok());
         stat.is_some_and(|stat| {
             FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                // What may not be read must not be seen to be there either.
+                && self.reach.check(&stat).is_ok()
                 && len.is_none_or(|len| u64::try_from(stat.st_size) == Ok(len))
         })
     }

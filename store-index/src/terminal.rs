@@ -135,6 +135,15 @@ impl Progress for Terminal {
         }
     }
 
+    fn set_what(&self, what: &str) {
+        if let Some(task) = self.task().as_mut() {
+            what.clone_into(&mut task.what);
+            if let Some(bar) = &task.bar {
+                bar.set_message(task.what.clone());
+            }
+        }
+    }
+
     fn advance(&self, amount: u64) {
         if self.mode == ProgressMode::None {
             return;

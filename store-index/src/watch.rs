@@ -17,6 +17,8 @@ pub trait Progress: Sync {
     fn begin(&self, what: &str, total: Option<u64>, unit: Unit);
     /// The running task's total has become known.
     fn set_total(&self, total: u64);
+    /// What the running task is doing now.
+    fn set_what(&self, _what: &str) {}
     /// The running task has done `amount` more.
     fn advance(&self, amount: u64);
     /// The running task is over, done or not.

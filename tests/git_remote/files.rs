@@ -96,3 +96,52 @@ fn files_that_are_here_are_not_sent() {
     fetch(&env, &url, &next, &next_hash, &["here"]);
     assert!(http.take_sent_bytes() > 500_000);
 }
+
+/// An index knows files by their content, and directories with all that is in them: symbolic links too.
+#[test]
+fn directories_that_are_here_are_not_sent() {
+    if lacks("directories_that_are_here_are_not_sent", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    bare.git(&["config", "uploadpack.allowFilter", "true"]);
+    let targets: Vec<(String, String)> = (0..40)
+        .map(|number| {
+            let digits = noise(number, 2000);
+            let target: String = digits.iter().map(|byte| format!("{byte:02x}")).collect();
+            (format!("some/where/{number}"), target[..4000].to_owned())
+        })
+        .collect();
+    fs_err::create_dir_all(env.path("here/else/deep")).unwrap();
+    let mut files = vec![file("a", b"a\n"), file("some/where/deep/file", b"b\n")];
+    env.write("here/else/deep/file", b"b\n");
+    for (path, target) in &targets {
+        files.push(File {
+            path,
+            mode: "120000",
+            content: target.as_bytes(),
+        });
+        let name = path.rsplit('/').next().unwrap();
+        fs_err::os::unix::fs::symlink(target, env.path("here/else").join(name)).unwrap();
+    }
+    let commit = bare.commit("main", &files);
+    let hash = bare.nar_of_clone(&env, &commit);
+    env.store_index(["update", "--algorithms", "git"])
+        .arg(env.path("here"))
+        .go()
+        .exits(0);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    fetch(&env, &url, &commit, &hash, &["here"]);
+    let sent = http.take_sent_bytes();
+    assert!(sent < 10_000, "{sent}");
+    fetch(&env, &url, &commit, &hash, &["here"]);
+    assert_eq!(http.take_sent_bytes(), 0);
+    // What is there no more is asked for, and what has become something else too.
+    fs_err::remove_file(env.path("here/else/7")).unwrap();
+    fs_err::remove_file(env.path("here/else/8")).unwrap();
+    fs_err::os::unix::fs::symlink("other", env.path("here/else/8")).unwrap();
+    fetch(&env, &url, &commit, &hash, &["here"]);
+    assert!(http.take_sent_bytes() > 4_000);
+}

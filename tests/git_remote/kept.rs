@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use super::fetch_nar;
-use crate::support::git::{GIT, Repository, file, nar_of};
+use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
 use crate::support::git_server::{Answers, Daemon, HttpBackend, Manners};
 use crate::support::{TestEnv, lacks, mode, names_in, noise, sri, wait_until};
 
@@ -175,6 +175,126 @@ fn what_is_kept_is_not_believed() {
         .go()
         .exits(4)
         .says(&hash);
+}
+
+/// Overwrites all packs of what is kept, behind their headers.
+fn damage(env: &TestEnv) {
+    for repository in kept(env) {
+        let folder = repository.join("objects/pack");
+        for name in names_in(&folder) {
+            let path = folder.join(&name);
+            if name.ends_with(".pack") {
+                fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+                let mut bytes = fs_err::read(&path).unwrap();
+                bytes.iter_mut().skip(12).for_each(|byte| *byte ^= 0x55);
+                fs_err::write(&path, bytes).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_here_of_submodules_is_not_believed() {
+    if lacks("what_is_here_of_submodules_is_not_believed", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let leaf = Repository::bare(&env, "srv/leaf.git");
+    let pinned = leaf.commit("main", &[file("b", b"b\n")]);
+    let bare = Repository::bare(&env, "srv/some.git");
+    bare.git(&["config", "uploadpack.allowFilter", "true"]);
+    let modules = b"[submodule \"x\"]\n\tpath = x\n\turl = ../leaf.git\n".as_slice();
+    let module = File {
+        path: "x",
+        mode: "160000",
+        content: pinned.as_bytes(),
+    };
+    let commit = bare.commit("main", &[file(".gitmodules", modules), module]);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    let hash = nar_of_recursive_clone(&env, &url, &commit);
+    let ask = |media: Option<&str>| {
+        drop(fs_err::remove_dir_all(env.out("out")));
+        let mut run = env
+            .fetch_hash(&hash)
+            .args(["--git", &url, "--rev", &commit, "--submodules"])
+            .args(["-o", "out"]);
+        if let Some(folder) = media {
+            run = run.arg("--media").arg(env.path(folder));
+        }
+        run.go().exits(0);
+        assert_eq!(nar_of(&env.out("out")), hash);
+    };
+    // A clone that has the commit, and of the files nothing.
+    fs_err::create_dir_all(env.path("src")).unwrap();
+    let git = Repository::at(&env, "src");
+    git.git(&[
+        "clone",
+        "-q",
+        "--no-checkout",
+        "--filter=blob:none",
+        &url,
+        "a",
+    ]);
+    ask(Some("src"));
+    ask(None);
+    damage(&env);
+    ask(None);
+    // What was kept of all of them needs no server, and no turn either: another process may be adding to it.
+    let cache = env.path("cache/fetch/git");
+    let locks: Vec<_> = names_in(&cache)
+        .iter()
+        .filter(|name| name.ends_with(".lock"))
+        .map(|name| {
+            let lock = fs_err::File::open(cache.join(name)).unwrap();
+            lock.file().lock().unwrap();
+            lock
+        })
+        .collect();
+    assert_eq!(locks.len(), 2);
+    drop(http);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--offline", "--git", &url, "--rev", &commit])
+        .args(["--submodules", "-o", "out"])
+        .go()
+        .exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
+}
+
+#[test]
+fn a_kept_repository_that_lacks_files_is_not_believed_either() {
+    let name = "a_kept_repository_that_lacks_files_is_not_believed_either";
+    if lacks(name, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    bare.git(&["config", "uploadpack.allowFilter", "true"]);
+    let big = noise(1, 50_000);
+    let commit = bare.commit("main", &[file("a/big", &big), file("small", b"a\n")]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    env.write("here/x", &big);
+    env.store_index(["update", "--algorithms", "git"])
+        .arg(env.path("here"))
+        .go()
+        .exits(0);
+    let http = HttpBackend::start(&env, "srv");
+    let ask = || {
+        drop(fs_err::remove_dir_all(env.out("out")));
+        env.fetch_hash(&hash)
+            .args(["--git", &http.url("some.git"), "--rev", &commit])
+            .args(["-o", "out", "--media"])
+            .arg(env.path("here"))
+            .go()
+            .exits(0);
+        assert_eq!(nar_of(&env.out("out")), hash);
+    };
+    ask();
+    assert!(http.take_sent_bytes() < 20_000);
+    assert!(kept(&env)[0].join("partial").exists());
+    damage(&env);
+    ask();
 }
 
 #[test]

@@ -153,6 +153,90 @@ fn submodules_are_those_of_a_recursive_clone() {
     assert_eq!(names_in(&env.out("upper/twice")), Vec::<String>::new());
 }
 
+/// Small trees that hold each other describe any number of paths.
+#[test]
+fn submodules_are_looked_for_where_they_may_be() {
+    let name = "submodules_are_looked_for_where_they_may_be";
+    if lacks(name, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let leaf = Repository::bare(&env, "srv/leaf.git");
+    let pinned = leaf.commit("main", &[file("b", b"b\n")]);
+    let bare = Repository::bare(&env, "srv/some.git");
+    let modules = "[submodule \"x\"]\n\tpath = 0/x\n\turl = ../leaf.git\n";
+    let modules = bare.object("blob", modules.as_bytes());
+    let mut tree = bare.tree(&[("160000", b"x", &pinned)]);
+    let inner = tree.clone();
+    for _ in 0..40 {
+        tree = bare.tree(&[("40000", b"0", &tree), ("40000", b"1", &tree)]);
+    }
+    let tree = bare.tree(&[
+        ("100644", b".gitmodules", &modules),
+        ("40000", b"0", &inner),
+        ("40000", b"1", &tree),
+    ]);
+    let commit = bare.git(&["commit-tree", "-m", "x", &tree]);
+    bare.git(&["update-ref", "refs/heads/main", &commit]);
+    let http = HttpBackend::start(&env, "srv");
+    let running = env
+        .fetch_hash(crate::support::sri(b"x"))
+        .args(["--git", &http.url("some.git"), "--rev", "main"])
+        .args(["--submodules", "-o", "out"])
+        .start();
+    wait_until("it checks out", || {
+        let rooms = env.outputs();
+        rooms
+            .iter()
+            .any(|room| env.out(room).join("0/x/b").exists())
+    });
+    running.signal(rustix::process::Signal::INT);
+    running.wait().exits(130);
+}
+
+/// A repository on a disc has a commit of the right name, and another content.
+#[test]
+fn a_forged_submodule_costs_one_try() {
+    if lacks("a_forged_submodule_costs_one_try", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let leaf = Repository::bare(&env, "srv/leaf.git");
+    let pinned = leaf.commit("main", &[file("b", b"b\n")]);
+    let bare = Repository::bare(&env, "srv/some.git");
+    let modules = b"[submodule \"x\"]\n\tpath = x\n\turl = ../leaf.git\n".as_slice();
+    let commit = bare.commit(
+        "main",
+        &[file(".gitmodules", modules), module("x", &pinned)],
+    );
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    let hash = nar_of_recursive_clone(&env, &url, &commit);
+    let forged = Repository::bare(&env, "disc/leaf.git");
+    let other = forged.commit("main", &[file("b", b"other\n")]);
+    forged.git(&["-c", "fastimport.unpackLimit=100", "rev-parse", "main"]);
+    let loose = |id: &str| forged.path().join("objects").join(&id[..2]).join(&id[2..]);
+    if !loose(&other).exists() {
+        for name in names_in(&forged.path().join("objects/pack")) {
+            let path = forged.path().join("objects/pack").join(&name);
+            let bytes = fs_err::read(&path).unwrap();
+            fs_err::remove_file(&path).unwrap();
+            if name.ends_with(".pack") {
+                forged.git_fed(&["unpack-objects", "-q"], &bytes);
+            }
+        }
+    }
+    fs_err::create_dir_all(loose(&pinned).parent().unwrap()).unwrap();
+    fs_err::rename(loose(&other), loose(&pinned)).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", &commit, "--submodules"])
+        .args(["-o", "out", "--media"])
+        .arg(env.path("disc"))
+        .go()
+        .exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
+}
+
 #[test]
 fn hostile_submodules_lead_nowhere() {
     if lacks("hostile_submodules_lead_nowhere", GIT, false) {

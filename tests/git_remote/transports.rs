@@ -6,7 +6,7 @@ use super::fetch_nar;
 use crate::support::git::{File, GIT, Repository, file, nar_of};
 use crate::support::git_server::{HttpBackend, Manners};
 use crate::support::nginx::Nginx;
-use crate::support::{TestEnv, lacks, sri};
+use crate::support::{TestEnv, lacks, noise, sri};
 
 /// A program in the place of ssh that notes how it was called, and runs the command here.
 fn false_ssh(env: &TestEnv) -> String {
@@ -69,11 +69,65 @@ fn ssh_is_run_and_given_no_options() {
         .exits(5)
         .says("Permission denied");
     fs_err::remove_file(env.path("ssh.log")).unwrap();
-    for url in ["ssh://-oProxyCommand=x/y", "ssh://-oProxyCommand=x@host/y"] {
+    for url in [
+        "ssh://-oProxyCommand=x/y",
+        "ssh://-oProxyCommand=x@host/y",
+        "me@host:--strict",
+        "me@host:%2d-strict",
+    ] {
         let refused = ask(url, &sri(b"x"));
         assert_ne!(refused.status.code(), Some(0), "{refused}");
+        let log = fs_err::read_to_string(env.path("ssh.log")).unwrap_or_default();
+        // In the short form nothing is escaped, so that this is the name of a folder.
+        let is_plain = url.ends_with("%2d-strict") && log.contains("'%2d-strict'");
+        assert!(log.is_empty() || is_plain, "{log}");
     }
-    assert!(!env.path("ssh.log").exists());
+}
+
+/// Most sshd pass on no variables, and then the server speaks the old protocol, which gives out only what a branch or
+/// tag points at itself.
+#[test]
+fn servers_of_the_old_protocol_give_out_tags() {
+    if lacks("servers_of_the_old_protocol_give_out_tags", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "home/a.git");
+    let tagged = bare.commit("main", &[file("a", b"1\n")]);
+    bare.git(&["tag", "-a", "-m", "x", "v1", &tagged]);
+    let tag = bare.git(&["rev-parse", "v1"]);
+    bare.commit("main", &[file("a", b"2\n")]);
+    // What is no branch or tag is nobody's business, even where everything is asked for.
+    let hidden = bare.commit("hidden", &[file("big", &noise(1, 200_000))]);
+    bare.git(&["update-ref", "refs/pull/1/head", &hidden]);
+    bare.git(&["branch", "-D", "hidden"]);
+    let behind = bare.commit("main", &[file("a", b"3\n")]);
+    bare.commit("main", &[file("a", b"4\n")]);
+    let script = "#!/bin/sh\nunset GIT_PROTOCOL\nfor last; do :; done\nexec sh -c \"$last\"\n";
+    let ssh = env.write("old-ssh", script);
+    fs_err::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let url = format!("ssh://host{}/a.git", env.path("home").display());
+    let ask = |revision: &str, hash: &str, depth: &str| {
+        drop(fs_err::remove_dir_all(env.out("out")));
+        drop(fs_err::remove_dir_all(env.path("cache/fetch/git")));
+        let log = env.path("packets");
+        drop(fs_err::remove_file(&log));
+        env.fetch_hash(hash)
+            .args(["--git", &url, "--rev", revision, "-o", "out"])
+            .variable("GIT_SSH", &ssh)
+            .variable("GIT_TRACE_PACKET", &log)
+            .go()
+            .exits(0);
+        assert_eq!(nar_of(&env.out("out")), hash);
+        let packets = fs_err::read_to_string(&log).unwrap();
+        assert_eq!(packets.contains("deepen 1"), depth == "one", "{packets}");
+        assert!(!packets.contains(&format!("want {hidden}")), "{packets}");
+    };
+    let hash = bare.nar_of_clone(&env, &tagged);
+    for revision in ["v1", "refs/tags/v1", &tag, &tagged] {
+        ask(revision, &hash, "one");
+    }
+    ask(&behind, &bare.nar_of_clone(&env, &behind), "all");
 }
 
 #[test]
@@ -120,6 +174,14 @@ fn a_repository_on_this_machine_needs_no_socket_and_no_copy() {
     let url = format!("file://{}/some%20where/bare.git", env.path("").display());
     let args = ["--git", &url, "--rev", "main", "-o", "out"];
     env.fetch_hash(sri(b"x")).args(args).go().exits(4);
+    let bundle = env.path("all.bundle").display().to_string();
+    bare.git(&["bundle", "create", "-q", &bundle, "main"]);
+    env.fetch_hash(&hash)
+        .args(["--git", &format!("file://{bundle}"), "--rev", "main"])
+        .args(["-o", "out"])
+        .go()
+        .exits(3)
+        .says("bundles are not read");
     let missing = ["--git", &url, "--rev", "no-such", "-o", "out"];
     env.fetch_hash(sri(b"x")).args(missing).go().exits(3);
     let outcome = env
@@ -241,6 +303,23 @@ fn plain_files_are_fetched_by_the_systems_git() {
     let url = http.url("some.git");
     fetch_nar(&env, &url, &commit, &hash);
     assert!(!env.path("executed").exists());
+    // HEAD is that of the server, and what is there no more is not found, nor in the way of what came in its place.
+    let head = bare.nar_of_clone(&env, "main");
+    fetch_nar(&env, &url, "HEAD", &head);
+    bare.git(&["branch", "side", &commit]);
+    bare.git(&["branch", "gone", &commit]);
+    bare.git(&["update-server-info"]);
+    fetch_nar(&env, &url, "side", &hash);
+    bare.git(&["branch", "-D", "side", "gone"]);
+    bare.git(&["branch", "side/way", &commit]);
+    bare.git(&["update-server-info"]);
+    fetch_nar(&env, &url, "side/way", &hash);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", "gone", "-o", "out"])
+        .go()
+        .exits(3);
+    fetch_nar(&env, &url, &commit, &hash);
     let missing = "0123456789abcdef0123456789abcdef01234567";
     fs_err::remove_dir_all(env.out("out")).unwrap();
     env.fetch_hash(&hash)

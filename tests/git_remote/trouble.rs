@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::bad_input::SmallDisk;
-use crate::support::git::{GIT, Repository, file};
+use crate::support::git::{File, GIT, Repository, file};
 use crate::support::git_server::{Answers, Daemon, HttpBackend, Manners};
 use crate::support::server::{Answer, Server};
 use crate::support::{Report, TestEnv, lacks, names_in, sri, wait_until};
@@ -387,6 +387,106 @@ fn a_full_disk_is_this_machines_trouble() {
         .exits(7)
         .says("what the server sends cannot be written");
     assert_eq!(env.outputs(), Vec::<String>::new());
+}
+
+/// A relay to a server that, behind so many bytes, passes on one at a time.
+fn drip(port: u16, quick: usize) -> u16 {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept().unwrap();
+        let server = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+        drop(std::io::copy(
+            &mut (&server).take(quick as u64),
+            &mut &client,
+        ));
+        for byte in std::io::BufReader::new(server).bytes() {
+            // The client gives up in the end.
+            let Ok(byte) = byte else { return };
+            if (&client).write_all(&[byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    own
+}
+
+#[test]
+fn a_daemon_that_drips_is_given_up() {
+    if lacks("a_daemon_that_drips_is_given_up", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    bare.commit("main", &[file("a", &crate::support::noise(1, 300_000))]);
+    let daemon = Daemon::start(&env, "srv");
+    let port = drip(daemon.port(), 100_000);
+    let began = Instant::now();
+    let outcome = env
+        .fetch_hash(sri(b"x"))
+        .args(["--git", &format!("git://127.0.0.1:{port}/some.git")])
+        .args(["--rev", "main", "-o", "out"])
+        .args(["--stall-timeout", "2", "--retry-budget", "0"])
+        .go()
+        .exits(5);
+    let outcome = outcome.says("stalled at 10");
+    assert!(began.elapsed() < Duration::from_secs(20), "{outcome}");
+}
+
+/// Whoever wrote the repository shall not make this machine look broken.
+#[test]
+fn names_that_no_file_system_has_are_the_repositorys_trouble() {
+    let name = "names_that_no_file_system_has_are_the_repositorys_trouble";
+    if lacks(name, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let http = HttpBackend::start(&env, "srv");
+    let long = "n".repeat(300);
+    let target = "t".repeat(4096);
+    let link = File {
+        path: "link",
+        mode: "120000",
+        content: target.as_bytes(),
+    };
+    let named = [file(&long, b"a\n")];
+    let below = format!("{}/a", "d".repeat(256));
+    let deep = [file(&below, b"a\n")];
+    for files in [named.as_slice(), &deep, &[link]] {
+        let commit = bare.commit("main", files);
+        let report = fails(&env, &http.url("some.git"), &commit, &sri(b"x"), 5);
+        report.tried("git", "failed", "some.git");
+    }
+}
+
+/// What stays free on a disk stays free of packs too.
+#[test]
+fn a_pack_leaves_the_disks_reserve() {
+    let name = "a_pack_leaves_the_disks_reserve";
+    if lacks(name, &["git", "nix-hash", "mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let Some(_disk) = SmallDisk::new(env.path("cache/fetch"), "100m") else {
+        return crate::support::skipped(name, "cannot mount a tmpfs");
+    };
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs_err::set_permissions(env.path("cache/fetch"), private).unwrap();
+    let bare = Repository::bare(&env, "srv/some.git");
+    bare.git(&["config", "core.compression", "0"]);
+    let commit = bare.commit("main", &[file("a", &crate::support::noise(1, 70 << 20))]);
+    let daemon = Daemon::start(&env, "srv");
+    env.fetch_hash(sri(b"x"))
+        .args(["--git", &daemon.url("some.git"), "--rev", &commit])
+        .args(["-o", "out"])
+        .go()
+        .exits(7)
+        .says("stay free");
 }
 
 /// What is remembered of servers of files is remembered of those of repositories.

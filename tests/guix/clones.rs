@@ -83,6 +83,82 @@ fn a_commit_is_cloned_for_the_daemon() {
     assert_eq!(names_in(&env.path("cache")), [""; 0]);
 }
 
+/// A server sees which files it is asked for. Those that are here and private are asked for as if they were not.
+#[test]
+fn a_server_does_not_see_which_private_files_are_here() {
+    let name = "a_server_does_not_see_which_private_files_are_here";
+    if lacks(name, GIT, true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let bare = Repository::bare(&env, "srv/hello.git");
+    bare.git(&["config", "uploadpack.allowFilter", "true"]);
+    let (public, private) = (noise(1, 5000), noise(2, 5000));
+    let commit = bare.commit("main", &[file("a", &public), file("b", &private)]);
+    bare.git(&["tag", "v2.10", &commit]);
+    env.write("folder/x", &public);
+    let place = env.write("folder/y", &private);
+    env.store_index(["update", "--algorithms", "git", "--index"])
+        .arg(env.path("index"))
+        .arg(env.path("folder"))
+        .go()
+        .exits(0);
+    mode(&place, 0o600);
+    let http = HttpBackend::start(&env, "srv");
+    let hash = of_sri(&bare.nar_of_clone(&env, &commit));
+    let drv = of_tag(&store, &hash, &http.url("hello.git"));
+    store
+        .perform(&drv)
+        .variable("FETCH_MEDIA", env.path("folder"))
+        .variable("FETCH_INDEX", env.path("index"))
+        .go()
+        .exits(0);
+    assert_eq!(of_sri(&nar_of(&drv.output)), hash);
+    let asked: String = http.exchanges().into_iter().map(|it| it.body).collect();
+    let blob = |name: &str| bare.git(&["rev-parse", &format!("{commit}:{name}")]);
+    assert!(asked.contains(&blob("b")), "{asked}");
+    assert!(!asked.contains(&blob("a")), "{asked}");
+}
+
+/// As for the repository itself: the keys would be the daemon's.
+#[test]
+fn ssh_is_not_run_for_submodules_either() {
+    if lacks("ssh_is_not_run_for_submodules_either", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let bare = Repository::bare(&env, "srv/r.git");
+    let modules = b"[submodule \"x\"]\n\tpath = x\n\turl = ssh://me@127.0.0.1:1/leaf.git\n";
+    let module = File {
+        path: "x",
+        mode: "160000",
+        content: COMMIT.as_bytes(),
+    };
+    let commit = bare.commit("main", &[file(".gitmodules", modules), module]);
+    let http = HttpBackend::start(&env, "srv");
+    let marker = env.path("ssh-was-run");
+    let ssh = env.write(
+        "ssh",
+        format!("#!/bin/sh\ntouch {}\nexit 1\n", marker.display()),
+    );
+    mode(&ssh, 0o755);
+    let hash = of_sri(&crate::support::sri(b"x"));
+    let drv = store.derivation(
+        "git-recursive.drv",
+        &hash,
+        None,
+        &[(EXAMPLE, &http.url("r.git")), (COMMIT, &commit)],
+    );
+    store
+        .perform(&drv)
+        .variable("GIT_SSH", &ssh)
+        .go()
+        .exits(HANDED_OVER);
+    assert!(!marker.exists());
+}
+
 #[test]
 fn submodules_are_cloned_if_they_are_asked_for() {
     let name = "submodules_are_cloned_if_they_are_asked_for";

@@ -267,6 +267,8 @@ pub(crate) struct Request {
     /// For example `GET /a?b HTTP/1.1`.
     pub(crate) line: String,
     headers: Vec<(String, String)>,
+    /// How many were being answered, with this one.
+    pub(crate) at_a_time: usize,
 }
 
 impl Request {
@@ -277,7 +279,11 @@ impl Request {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Self { line, headers }
+        Self {
+            line,
+            headers,
+            at_a_time: 0,
+        }
     }
 
     /// Returns the first header of this name, which is in lower case.
@@ -313,6 +319,8 @@ struct Shared {
     /// Files that are being sent, and how many were at a time.
     serving: AtomicUsize,
     most_serving: AtomicUsize,
+    /// Requests being answered.
+    busy: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -433,6 +441,27 @@ fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
+/// A request that is being answered.
+struct Busy {
+    shared: Arc<Shared>,
+    /// How many there are with it.
+    count: usize,
+}
+
+impl Busy {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let count = shared.busy.fetch_add(1, Ordering::SeqCst) + 1;
+        let shared = Arc::clone(shared);
+        Self { shared, count }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shared.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 struct Connection {
     stream: TcpStream,
     shared: Arc<Shared>,
@@ -457,6 +486,11 @@ impl Connection {
                 0 | 1 => answers.last().cloned(),
                 _ => answers.pop(),
             });
+        let busy = Busy::new(&self.shared);
+        let request = Request {
+            at_a_time: busy.count,
+            ..request
+        };
         self.shared.requests.lock().unwrap().push(request.clone());
         let answer = answer.unwrap_or_else(|| Answer::status(404, "<html>not found</html>"));
         if let Some(file) = &answer.file {

@@ -1,5 +1,6 @@
 //! What is measured: one function for each group of rows.
 
+mod batch;
 mod git;
 mod media;
 mod slow;
@@ -46,6 +47,7 @@ pub(crate) struct Sizes {
     links: u64,
     downloaded_bytes: u64,
     slow_bytes: u64,
+    batch_files: u64,
     repository_files: u64,
     repository_commits: u64,
     pub(crate) built_bytes: [u64; 3],
@@ -66,6 +68,7 @@ impl Sizes {
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
         slow_bytes: 10_000_000,
+        batch_files: 500,
         repository_files: 50_000,
         repository_commits: 2_000,
         built_bytes: [1024, 10 * MIB, 500 * MIB],
@@ -86,6 +89,7 @@ impl Sizes {
         links: 1_000,
         downloaded_bytes: 10 * MIB,
         slow_bytes: 6_000_000,
+        batch_files: 20,
         repository_files: 300,
         repository_commits: 20,
         built_bytes: [1024, MIB, 2 * MIB],
@@ -198,6 +202,12 @@ pub(crate) const GROUPS: &[Group] = &[
               40 ms and 1 % loss; every answer comes 40 ms late, and each fifth connection breaks off after 1.5 MB. `fetch` begins with one connection and takes \
               more when it has found that slow, `aria2c` begins with eight. All keep the file and verify it.",
         measure: slow::measure,
+    },
+    Group {
+        name: "batch",
+        how: "Many small files: the same server; `fetch batch` with a list of checksums, 16 at a time. `aria2c` gets the hashes too and verifies them; `curl` verifies \
+              nothing, so `sha256sum --check` follows it in one row. Folders of outputs and what is kept between runs are removed before each run.",
+        measure: batch::measure,
     },
     Group {
         name: "git",

@@ -1,6 +1,7 @@
 //! The command line and every environment variable: text becomes a request here, and nothing is touched.
 
 mod add_fixed;
+mod batch;
 mod cache;
 mod environment;
 mod explain;
@@ -20,6 +21,7 @@ use store_index::manual::Shell;
 use store_index::store_path::ItemName;
 
 use self::add_fixed::AddFixedArgs;
+use self::batch::BatchArgs;
 use self::cache::CacheArgs;
 pub use self::cache::CacheTask;
 pub use self::environment::Environment;
@@ -31,6 +33,7 @@ pub(crate) use self::places::PlaceArgs;
 use self::prefetch::PrefetchArgs;
 pub use self::report::Speech;
 use crate::add_fixed as add_fixed_task;
+use crate::batch as batch_task;
 use crate::error::FetchError;
 use crate::fetch::Policy;
 use crate::net::Access;
@@ -73,6 +76,8 @@ enum Command {
     Prefetch(Box<PrefetchArgs>),
     /// Gives derivations the fixed outputs whose content is here under other names
     AddFixed(Box<AddFixedArgs>),
+    /// Fetches everything that a sources.json or a list of checksums names
+    Batch(Box<BatchArgs>),
     /// Shows what each local source says to a hash; opens no socket and reads no content
     Explain(Box<ExplainArgs>),
     /// Says what is kept between runs, and removes it
@@ -118,6 +123,13 @@ pub enum Invocation {
     AddFixed {
         /// Which, and how.
         wish: add_fixed_task::Wish,
+    },
+    /// Fetch many.
+    Batch {
+        /// Which.
+        wish: Box<batch_task::Wish>,
+        /// How.
+        policy: Policy,
     },
     /// Explain.
     Explain {
@@ -193,6 +205,7 @@ impl Cli {
             None => self.fetch.interpret(&environment()?),
             Some(Command::Prefetch(prefetch)) => prefetch.interpret(&environment()?),
             Some(Command::AddFixed(add_fixed)) => add_fixed.interpret(&environment()?),
+            Some(Command::Batch(batch)) => batch.interpret(&environment()?),
             Some(Command::Explain(explain)) => explain.interpret(&environment()?),
             Some(Command::Cache(cache)) => cache.interpret(&environment()?),
             // Neither is configured by the user's own file and variables alone.

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::Environment;
 use crate::configuration::{ConfiguredLimits, timeout, wait};
+use crate::download::SharedClient;
 use crate::error::FetchError;
 use crate::fetch::{LockPolicy, Policy};
 use crate::net::{Access, Limits};
@@ -112,6 +113,8 @@ impl NetworkArgs {
             leave_wrong: false,
             access: access(environment),
             metrics,
+            client: SharedClient::default(),
+            of_many: false,
             keep_wrong,
             keep_copies,
             trust_anybody: false,

@@ -250,6 +250,7 @@ fn git_source(
         url,
         revision,
         submodules,
+        may_run_ssh: true,
     }))
 }
 

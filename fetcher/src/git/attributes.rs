@@ -40,7 +40,7 @@ impl Attributes {
         let mut lines = Vec::new();
         if content.len() <= MAX_FILE_BYTES {
             for line in content.lines_with_terminator() {
-                if line.len() < MAX_LINE_BYTES {
+                if line.strip_suffix(b"\n").unwrap_or(line).len() < MAX_LINE_BYTES {
                     lines.extend(line);
                 }
             }
@@ -118,5 +118,24 @@ fn line_ends(crlf: StateRef<'_>, text: StateRef<'_>, eol: StateRef<'_>) -> Attri
         // The line ends of this system are those of the repository.
         (Some(AttributesDigest::Text), None) => AttributesDigest::TextInput,
         (Some(other), None) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_line_is_that_of_git() {
+        let converts = |len: usize, end: &str| {
+            let line = format!("{:1$}{end}", "x eol=crlf", len);
+            let mut attributes = Attributes::new();
+            attributes.enter(Path::new(""), line.as_bytes());
+            attributes.of("x".into()).eol != AttributesDigest::Binary
+        };
+        for end in ["", "\n"] {
+            assert!(converts(2047, end));
+            assert!(!converts(2048, end));
+        }
     }
 }

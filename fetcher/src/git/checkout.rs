@@ -25,6 +25,9 @@ const MAX_SYMLINK_TARGET_LEN: usize = 4095;
 /// The most that one checkout writes, in bytes: a few trees that contain each other describe any amount.
 const MAX_BYTES: u64 = 64 << 30;
 
+/// The longest name, in bytes: that of all file systems of Linux.
+const MAX_NAME_LEN: usize = 255;
+
 /// How much of a file is handed on at a time, in bytes: what runs between two looks at the interruption flag.
 const CHUNK_LEN: usize = 1 << 20;
 
@@ -154,6 +157,10 @@ impl<'a> Walker<'a> {
             if entry.filename.contains(&0) {
                 return Err(corrupt("a name holds a zero byte"));
             }
+            if entry.filename.len() > MAX_NAME_LEN {
+                let what = format!("a name is longer than {MAX_NAME_LEN} bytes");
+                return Err(corrupt(what));
+            }
             entries.push(Entry {
                 name: entry.filename.to_owned(),
                 kind,
@@ -216,6 +223,9 @@ impl<'a> Walker<'a> {
     fn entry(&mut self, entry: &Entry, depth: usize) -> Result<(), TreeError> {
         let below = match entry.kind {
             EntryKind::Tree => {
+                if self.attributes.is_some() && self.empty.get(&entry.id) == Some(&true) {
+                    return Ok(());
+                }
                 let below = self.read(entry.id)?;
                 // Git's index has files only, so that no directory comes of an empty tree.
                 if self.attributes.is_some() && self.is_empty(entry.id, &below, depth)? {
@@ -253,8 +263,22 @@ impl<'a> Walker<'a> {
         }
         let mut is_empty = true;
         for entry in entries {
-            let below = self.read(entry.id)?;
-            if !self.is_empty(entry.id, &below, depth + 1)? {
+            if self.watch.interrupted() {
+                return Err(TreeError::Interrupted);
+            }
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                return Err(TreeError::TooManyEntries);
+            }
+            let is_known = self.empty.get(&entry.id).copied();
+            let is_below_empty = match is_known {
+                Some(known) => known,
+                None => {
+                    let below = self.read(entry.id)?;
+                    self.is_empty(entry.id, &below, depth + 1)?
+                }
+            };
+            if !is_below_empty {
                 is_empty = false;
                 break;
             }

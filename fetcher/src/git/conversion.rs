@@ -31,9 +31,45 @@ pub(super) enum Encoding {
     },
     /// ISO-8859-1 itself, for which the web takes windows-1252.
     Latin1,
-    /// Others, as the web has them.
-    Web(&'static WebEncoding),
+    /// Others, as far as the web and the C library have the same bytes for them.
+    Web {
+        encoding: &'static WebEncoding,
+        /// Bytes without a meaning stand for control characters on the web, and for nothing in the C library.
+        has_gaps: bool,
+    },
+    /// One that git may know.
+    Unknown,
 }
+
+/// The encodings of which all characters were compared with those of the C library. It has others under names that the
+/// web knows, and means other bytes: Shift_JIS, EUC-JP, EUC-KR, GBK and GB18030, Big5, KOI8-U.
+const SAME_ON_THE_WEB: [&str; 25] = [
+    "WINDOWS-1250",
+    "WINDOWS-1251",
+    "WINDOWS-1252",
+    "WINDOWS-1253",
+    "WINDOWS-1254",
+    "WINDOWS-1256",
+    "WINDOWS-1257",
+    "CP1250",
+    "CP1251",
+    "CP1252",
+    "CP1253",
+    "CP1254",
+    "CP1256",
+    "CP1257",
+    "ISO-8859-2",
+    "ISO-8859-3",
+    "ISO-8859-4",
+    "ISO-8859-5",
+    "ISO-8859-6",
+    "ISO-8859-7",
+    "ISO-8859-10",
+    "ISO-8859-13",
+    "ISO-8859-14",
+    "ISO-8859-15",
+    "KOI8-R",
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
@@ -61,12 +97,18 @@ impl Conversion {
         {
             converted = Cow::Owned(buffer);
         }
-        // Git warns of what cannot be encoded, and leaves it as it is.
-        if let Some(encoded) = self
-            .encoding
-            .and_then(|encoding| encoding.encode(&converted))
+        let text = std::str::from_utf8(&converted).ok();
+        if let (Some(encoding), Some(text)) = (self.encoding, text.filter(|text| !text.is_empty()))
         {
-            converted = Cow::Owned(encoded);
+            if matches!(encoding, Encoding::Unknown) {
+                return Err(corrupt(
+                    "its working-tree-encoding is one of those that only git knows",
+                ));
+            }
+            // Git warns of what cannot be encoded, and leaves it as it is.
+            if let Some(encoded) = encoding.encode(text) {
+                converted = Cow::Owned(encoded);
+            }
         }
         Ok(converted)
     }
@@ -103,18 +145,19 @@ fn expand_ident(id: &oid, content: &[u8]) -> Vec<u8> {
 }
 
 impl Encoding {
-    /// Finds an encoding; `None` for UTF-8 and for what is unknown, which git leaves as it is too.
+    /// Finds an encoding; `None` for those that leave UTF-8 as it is.
     pub(super) fn from_name(name: &BStr) -> Option<Self> {
-        let plain: String = name
-            .to_str()
-            .ok()?
-            .chars()
-            .filter(|character| !matches!(character, '-' | '_'))
-            .map(|character| character.to_ascii_uppercase())
-            .collect();
+        let upper = name.to_ascii_uppercase();
+        let upper = upper.to_str().unwrap_or_default();
+        // Git and the C library know these with a dash and without.
+        let plain = match upper.strip_prefix("UTF") {
+            Some(rest) => format!("UTF{}", rest.replacen('-', "", 1)),
+            None => upper.to_owned(),
+        };
         let wide = |unit, order, mark| Some(Self::Wide { unit, order, mark });
         match plain.as_str() {
-            "UTF8" => None,
+            // What is not ASCII cannot be encoded, and stays.
+            "UTF8" | "ASCII" | "US-ASCII" => None,
             // The C library writes a mark, and its machine's order.
             "UTF16" => wide(Unit::Utf16, NATIVE, true),
             "UTF32" => wide(Unit::Utf32, NATIVE, true),
@@ -122,19 +165,29 @@ impl Encoding {
             "UTF16BE" => wide(Unit::Utf16, Order::Big, false),
             "UTF32LE" => wide(Unit::Utf32, Order::Little, false),
             "UTF32BE" => wide(Unit::Utf32, Order::Big, false),
-            "UTF16LEBOM" => wide(Unit::Utf16, Order::Little, true),
-            "UTF16BEBOM" => wide(Unit::Utf16, Order::Big, true),
-            "ISO88591" | "LATIN1" => Some(Self::Latin1),
-            _ => WebEncoding::for_label(name).map(Self::Web),
+            "UTF16LE-BOM" => wide(Unit::Utf16, Order::Little, true),
+            "UTF16BE-BOM" => wide(Unit::Utf16, Order::Big, true),
+            "ISO-8859-1" | "ISO8859-1" | "ISO88591" | "LATIN1" | "LATIN-1" => Some(Self::Latin1),
+            _ => Some(Self::on_the_web(upper).unwrap_or(Self::Unknown)),
         }
     }
 
-    /// Encodes a text; `None` if it is empty, no UTF-8, or has a character that the encoding has not.
-    fn encode(self, text: &[u8]) -> Option<Vec<u8>> {
-        let text = std::str::from_utf8(text)
-            .ok()
-            .filter(|text| !text.is_empty())?;
+    fn on_the_web(upper: &str) -> Option<Self> {
+        if !SAME_ON_THE_WEB.contains(&upper) {
+            return None;
+        }
+        Some(Self::Web {
+            encoding: WebEncoding::for_label(upper.as_bytes())?,
+            has_gaps: upper.contains('W') || upper.starts_with("CP"),
+        })
+    }
+
+    /// Encodes a text; `None` if it has a character that the encoding has not.
+    fn encode(self, text: &str) -> Option<Vec<u8>> {
+        // The C library leaves out tags where they have no bytes of their own.
+        let is_tag = |character: &char| ('\u{e0000}'..='\u{e007f}').contains(character);
         match self {
+            Self::Unknown => None,
             Self::Wide { unit, order, mark } => {
                 let mark = mark.then_some('\u{feff}');
                 let mut out = Vec::with_capacity(text.len() * 2);
@@ -145,9 +198,15 @@ impl Encoding {
             }
             Self::Latin1 => text
                 .chars()
+                .filter(|character| !is_tag(character))
                 .map(|character| u8::try_from(u32::from(character)).ok())
                 .collect(),
-            Self::Web(encoding) => {
+            Self::Web { encoding, has_gaps } => {
+                let is_gap = |character: char| ('\u{80}'..='\u{9f}').contains(&character);
+                if has_gaps && text.chars().any(is_gap) {
+                    return None;
+                }
+                let text: String = text.chars().filter(|it| !is_tag(it)).collect();
                 let mut out = Vec::new();
                 encode_to_worktree(text.as_bytes(), encoding, &mut out).ok()?;
                 Some(out)
@@ -211,7 +270,7 @@ mod tests {
     #[test]
     fn wide_encodings_have_their_marks() {
         let encode = |name: &str, text: &str| {
-            Encoding::from_name(name.into()).and_then(|encoding| encoding.encode(text.as_bytes()))
+            Encoding::from_name(name.into()).and_then(|encoding| encoding.encode(text))
         };
         assert_eq!(
             encode("UTF-16LE", "a\u{10000}").unwrap(),
@@ -223,6 +282,43 @@ mod tests {
         assert_eq!(encode("ISO-8859-1", "\u{e9}").unwrap(), b"\xe9");
         assert_eq!(encode("ISO-8859-1", "\u{20ac}"), None);
         assert_eq!(encode("UTF-8", "a"), None);
-        assert_eq!(encode("no-such", "a"), None);
+        assert_eq!(encode("US-ASCII", "a"), None);
+        assert_eq!(encode("windows-1252", "\u{20ac}").unwrap(), b"\x80");
+        assert_eq!(encode("windows-1252", "\u{81}"), None);
+        assert_eq!(encode("ISO-8859-15", "\u{20ac}\u{e0041}").unwrap(), b"\xa4");
+    }
+
+    /// What the web takes for another encoding, and what only git can know, is not made up.
+    #[test]
+    fn encodings_that_only_git_knows_are_refused() {
+        let id = gix::ObjectId::null(gix::hash::Kind::Sha1);
+        let apply = |name: &str, text: &[u8]| {
+            let conversion = Conversion {
+                eol: AttributesDigest::Binary,
+                ident: false,
+                encoding: Encoding::from_name(name.into()),
+            };
+            conversion.apply(&id, text).map(Cow::into_owned)
+        };
+        let names = [
+            "CP437",
+            "UTF-7",
+            "GB2312",
+            "ISO-8859-9",
+            "SHIFT-JIS",
+            "Big5",
+            "no-such",
+            "UTF_16",
+        ];
+        for name in names {
+            assert!(apply(name, b"a").is_err(), "{name}");
+            // These git leaves as they are, whatever the encoding.
+            for same in [b"".as_slice(), b"\xff"] {
+                assert_eq!(apply(name, same).unwrap(), same, "{name}");
+            }
+        }
+        for name in SAME_ON_THE_WEB {
+            assert_eq!(apply(name, b"a").unwrap(), b"a", "{name}");
+        }
     }
 }

@@ -84,6 +84,12 @@ pub(super) fn apply_delta(base: &[u8], delta: &[u8]) -> io::Result<Vec<u8>> {
     apply(base, Delta(delta)).ok_or_else(|| corrupt("a delta is damaged"))
 }
 
+/// Returns the sizes of a delta's base and of what it makes of it; its first 20 bytes are enough.
+pub(super) fn delta_sizes(delta: &[u8]) -> Option<(u64, u64)> {
+    let mut delta = Delta(delta);
+    Some((delta.size()?, delta.size()?))
+}
+
 fn apply(base: &[u8], mut delta: Delta<'_>) -> Option<Vec<u8>> {
     if delta.size()? != base.len() as u64 {
         return None;

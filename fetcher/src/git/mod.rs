@@ -23,7 +23,7 @@ mod revision;
 pub use checkout::{Checkout, Form};
 pub(crate) use discover::{discover, discover_modules};
 pub(crate) use folder::Folder;
-pub(crate) use objects::Here;
+pub(crate) use objects::{Directory, Here};
 pub use repository::Repository;
 pub(crate) use repository::Roots;
 pub use revision::{Revision, RevisionError};

@@ -2,8 +2,10 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, BufReader};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use gix::objs::Kind;
@@ -26,7 +28,7 @@ const MAX_PACKS: usize = 200;
 const MAX_PACK_FILES: usize = 10_000;
 
 /// The longest chain of deltas: git itself makes none above 4095.
-const MAX_DELTA_CHAIN: usize = 4095;
+pub(super) const MAX_DELTA_CHAIN: usize = 4095;
 
 /// The header of a loose object is `commit <size>` at most, in bytes.
 const MAX_LOOSE_HEADER_LEN: usize = 64;
@@ -44,6 +46,23 @@ pub(super) struct Object {
     pub(super) data: Vec<u8>,
 }
 
+/// A path below one of the places that are known.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory {
+    pub(crate) place: usize,
+    pub(crate) path: PathBuf,
+}
+
+impl Directory {
+    /// Returns the path of something in it.
+    pub(crate) fn join(&self, name: &[u8]) -> Self {
+        Self {
+            place: self.place,
+            path: self.path.join(OsStr::from_bytes(name)),
+        }
+    }
+}
+
 /// What this machine has of what a server would send.
 pub(crate) trait Here: std::fmt::Debug {
     /// Returns a repository that has a commit, and the trees that it may mean.
@@ -52,6 +71,10 @@ pub(crate) trait Here: std::fmt::Debug {
     fn knows_blobs(&self) -> bool;
     /// Says whether a blob seems to be there, without reading it.
     fn has_blob(&self, id: &oid) -> bool;
+    /// Says where a tree lies as a directory, if a directory link knows it.
+    fn directory(&self, id: &oid) -> Option<Directory>;
+    /// Says whether there is something at a path that may be a blob, and remembers it for when that is read.
+    fn has_blob_at(&self, id: &oid, at: &Directory) -> bool;
     /// Reads a blob, and sees that it is the one.
     fn read_blob(&self, id: &oid) -> Option<Vec<u8>>;
     /// Returns how many were read.

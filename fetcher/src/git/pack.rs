@@ -28,7 +28,7 @@ const TRAILER_LEN: u64 = 2 * ID_LEN;
 const LAST_IDS: u64 = 256;
 
 /// The longest entry header: a size, then an offset or an id, in bytes.
-const MAX_ENTRY_HEADER_LEN: usize = 32;
+pub(super) const MAX_ENTRY_HEADER_LEN: usize = 32;
 
 /// How much of a pack is read at a time, in bytes.
 const BUFFER_LEN: usize = 16 * 1024;

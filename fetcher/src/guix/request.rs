@@ -214,6 +214,7 @@ fn checkout(derivation: &Derivation, output: &str, store: &Store<'_>) -> Result<
         url,
         revision,
         submodules: recursive,
+        may_run_ssh: false,
     });
     Ok(Work {
         request,

@@ -55,8 +55,10 @@ impl Landing<'_> {
             };
             // What is left to a daemon is what the server sent, and nothing else of this machine.
             let is_mixed = self.leave_wrong && fetched.is_mixed();
-            let is_suspect =
-                wrong.result == AttemptResult::Failed || fetched.pack_bytes == 0 || is_mixed;
+            let is_suspect = wrong.result == AttemptResult::Failed
+                || fetched.pack_bytes == 0
+                || fetched.has_own_commit
+                || is_mixed;
             if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
                 if wrong.result == AttemptResult::Mismatch && !is_mixed {
                     self.set_tree_aside(candidate, fetched, &mut rooms);

@@ -128,6 +128,10 @@ impl Landing<'_> {
             Err(TreeError::Visit { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
                 NotIt::new(AttemptResult::Mismatch, source.to_string())
             }
+            // A name or the target of a link that this file system has no room for: another candidate may be kinder.
+            Err(error @ TreeError::Visit { .. }) if is_refused_name(&error) => {
+                NotIt::new(AttemptResult::Failed, error.to_string())
+            }
             Err(TreeError::Visit { path, source }) => {
                 let place = format!("{}: {source}", printable(&path));
                 return Err(self.write_error(&io::Error::new(source.kind(), place)));
@@ -182,4 +186,12 @@ impl Landing<'_> {
             Err(error) => Ok(Err(NotIt::new(AttemptResult::Failed, error.to_string()))),
         }
     }
+}
+
+/// Returns true for a name that a file system refuses.
+fn is_refused_name(error: &TreeError) -> bool {
+    let TreeError::Visit { source, .. } = error else {
+        return false;
+    };
+    source.kind() == io::ErrorKind::InvalidFilename
 }

@@ -4,6 +4,7 @@
 //! a local hit. One transfer is one [`Client::get`]; retries, mirrors and what lies in the spool are the business of its
 //! callers.
 
+mod engine;
 mod error;
 mod hosts;
 mod netrc;
@@ -30,16 +31,17 @@ use std::time::Duration;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
 };
-use tokio::runtime::Runtime;
 
+use self::engine::Engine;
 use self::error::LookupError;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
 pub(crate) use self::rules::MAX_RULES;
 pub use self::rules::{Blocked, Rule, Rules};
-pub(crate) use self::stream::Answer;
+pub(crate) use self::stream::{Answer, UNHURRIED_BYTES};
 pub use self::transfer::Widening;
+pub(crate) use self::wait::StallWatch;
 use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
 
@@ -154,10 +156,9 @@ pub struct Delivered {
     pub content_type: Option<String>,
 }
 
-/// A network stack: one thread's runtime, its connections and its trust.
+/// A network stack: what drives it, its connections and its trust.
 pub struct Client {
-    /// Taken by `drop` only.
-    runtime: Option<Runtime>,
+    engine: Engine,
     http: reqwest::Client,
     /// Made when it is first needed.
     one_connection_each: OnceLock<reqwest::Client>,
@@ -190,21 +191,32 @@ impl Client {
         Self::with_access(Trust::Verified, limits, Arc::default())
     }
 
-    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    /// The same with rules of a configuration.
     pub fn with_access(
         trust: Trust,
         limits: Limits,
         access: Arc<Access>,
     ) -> Result<Self, NetError> {
+        Self::with_engine(Engine::own(), trust, limits, access)
+    }
+
+    /// The same for many threads at a time, which share its connections.
+    pub fn shared(limits: Limits, access: Arc<Access>) -> Result<Self, NetError> {
+        Self::with_engine(Engine::shared(), Trust::Verified, limits, access)
+    }
+
+    /// Builds the network stack; opens no socket. Proxies and trusted certificates come from the environment.
+    fn with_engine(
+        engine: io::Result<Engine>,
+        trust: Trust,
+        limits: Limits,
+        access: Arc<Access>,
+    ) -> Result<Self, NetError> {
         let setup = |reason: String| NetError::Setup { reason };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(|error| setup(error.to_string()))?;
+        let engine = engine.map_err(|error| setup(error.to_string()))?;
         let http = tls::client_config(trust).and_then(|tls| http(tls, &limits))?;
         Ok(Self {
-            runtime: Some(runtime),
+            engine,
             http,
             one_connection_each: OnceLock::new(),
             limits,
@@ -355,19 +367,8 @@ impl Client {
         })
     }
 
-    fn runtime(&self) -> &Runtime {
-        self.runtime
-            .as_ref()
-            .expect("the runtime is there until the client is dropped")
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // A name lookup cannot be cancelled; a plain drop of the runtime would wait for it.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+    const fn runtime(&self) -> &Engine {
+        &self.engine
     }
 }
 

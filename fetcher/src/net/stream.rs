@@ -18,7 +18,7 @@ use crate::source_url::SourceUrl;
 
 /// The speed of an answer counts only behind so many bytes: before them a server may be counting objects, and sends
 /// a few bytes now and then so that nobody thinks that it died.
-const UNHURRIED_BYTES: u64 = 64 * 1024;
+pub(crate) const UNHURRIED_BYTES: u64 = 64 * 1024;
 
 impl Client {
     /// Sends a GET, or a POST if there is a body, and waits for a 200. Redirects are followed as for downloads, but not

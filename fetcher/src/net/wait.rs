@@ -43,7 +43,7 @@ const SLOTS: usize = 10;
 ///
 /// It has no clock: whoever waits tells how long, so that a slow disk is not taken for a slow server.
 #[derive(Debug)]
-pub(super) struct StallWatch {
+pub(crate) struct StallWatch {
     minimum_bytes: u64,
     slot_length: Duration,
     /// Bytes of the last slots, the unfinished one included, as a ring.
@@ -54,7 +54,7 @@ pub(super) struct StallWatch {
 }
 
 impl StallWatch {
-    pub(super) fn new(bytes_per_second: u64, window: Duration) -> Self {
+    pub(crate) fn new(bytes_per_second: u64, window: Duration) -> Self {
         let minimum_bytes = u128::from(bytes_per_second) * window.as_millis() / 1000;
         Self {
             minimum_bytes: u64::try_from(minimum_bytes).unwrap_or(u64::MAX),
@@ -68,7 +68,7 @@ impl StallWatch {
 
     /// Adds what came after a wait; returns true if the body has stalled.
     #[must_use = "a stalled transfer must end"]
-    pub(super) fn stalled_after(&mut self, waited: Duration, bytes: u64) -> bool {
+    pub(crate) fn stalled_after(&mut self, waited: Duration, bytes: u64) -> bool {
         self.waited_in_slot += waited;
         while self.waited_in_slot >= self.slot_length {
             self.waited_in_slot -= self.slot_length;

@@ -65,6 +65,7 @@ pub(super) fn of(attributes: &Attributes<'_>) -> Result<Option<GitSource>, Fetch
         url: url_of(&url)?,
         revision: revision_of(revision)?,
         submodules: attributes.switch("fetchSubmodules")?,
+        may_run_ssh: true,
     }))
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use store_index::address::ContentAddress;
@@ -86,7 +85,7 @@ impl Downloads<'_> {
             return self.first_unpacked(policy);
         }
         let folder = OwnFolder::new()?;
-        let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
+        let mut downloader = Downloader::of(policy);
         let mut trouble = None;
         let urls = request.urls.iter().flat_map(|url| {
             let mirrors = request.mirror_sites.expand(url);
@@ -171,7 +170,7 @@ impl Downloads<'_> {
         let mut rooms = Rooms::new(None, &place, None);
         let what = format!("fetching {}", git.url);
         self.watch.progress.begin(&what, None, Unit::Bytes);
-        let mut downloader = Downloader::new(policy.limits, Arc::clone(&policy.access));
+        let downloader = Downloader::of(policy);
         let fetched = downloader
             .client()
             .and_then(|client| remote::fetch(git, None, &mut rooms, client, self.watch));

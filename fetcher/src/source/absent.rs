@@ -9,19 +9,19 @@ use crate::request::Request;
 
 /// All of them together.
 #[derive(Debug)]
-pub(super) struct AbsentMedia {
-    media: Vec<Absent>,
+pub(crate) struct AbsentMedia<'a> {
+    media: &'a [Absent],
 }
 
-impl AbsentMedia {
+impl<'a> AbsentMedia<'a> {
     /// Finds them; `None` if none is remembered.
-    pub(super) fn new(discs: &Discs) -> Option<Self> {
+    pub(crate) fn new(discs: &'a Discs) -> Option<Self> {
         let media = discs.absent();
         (!media.is_empty()).then_some(Self { media })
     }
 }
 
-impl Source for AbsentMedia {
+impl Source for AbsentMedia<'_> {
     fn kind(&self) -> SourceKind {
         SourceKind::Media
     }
@@ -32,7 +32,7 @@ impl Source for AbsentMedia {
 
     fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
         let mut discs: Vec<Disc> = Vec::new();
-        for medium in &self.media {
+        for medium in self.media {
             if watch.interrupted() {
                 break;
             }

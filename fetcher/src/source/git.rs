@@ -48,6 +48,11 @@ impl Source for Git {
             // Whoever wrote a derivation has no business with files of this machine.
             return Lookup::Skipped("only a command line may name a file:// URL".into());
         }
+        if remote::is_local(url) && remote::is_bundle(url) {
+            return Lookup::Skipped(
+                "bundles are not read: `git clone --bare` makes a repository of one, whose folder can be named".into(),
+            );
+        }
         if self.is_local() {
             return self.look_up_here(request);
         }
@@ -98,12 +103,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// `None` if nothing of it can be kept. Submodules are looked for when the repository itself is fetched.
+    /// `None` if nothing of it can be kept.
     pub(super) fn new(source: &GitSource, places: &Places) -> Option<Self> {
         let (Revision::Id(id), Some(cache)) = (&source.revision, &places.git_cache) else {
             return None;
         };
-        let can_be = !source.submodules && !remote::is_local(&source.url) && cache.is_dir();
+        let can_be = !remote::is_local(&source.url) && cache.is_dir();
         can_be.then(|| Self {
             source: source.clone(),
             id: *id,
@@ -122,11 +127,18 @@ impl Source for Kept {
         printable(&self.cache)
     }
 
-    fn look_up(&mut self, request: &Request, _watch: Watch<'_>) -> Lookup {
-        match remote::kept(&self.cache, &self.source.url, &self.id, self.here.as_ref()) {
-            Some(repository) => found_in(&self.source, checkouts_of(repository, request)),
-            None => Lookup::Absent(None),
+    fn look_up(&mut self, request: &Request, watch: Watch<'_>) -> Lookup {
+        let (url, here) = (&self.source.url, self.here.as_ref());
+        let Some(repository) = remote::kept(&self.cache, url, &self.id, here, watch) else {
+            return Lookup::Absent(None);
+        };
+        let mut found = checkouts_of(repository, request);
+        if self.source.submodules {
+            let place = (self.cache.as_path(), here);
+            found = found
+                .and_then(|checkouts| remote::with_kept_submodules(url, checkouts, place, watch));
         }
+        found_in(&self.source, found)
     }
 }
 

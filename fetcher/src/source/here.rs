@@ -1,21 +1,23 @@
 //! What this machine has of a repository, so that a server need not send it: commits in local repositories, and files
 //! that an index knows by their git ids.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, Read as _};
 use std::rc::Rc;
 
 use gix::{ObjectId, oid};
 use store_index::address::{ContentAddress, FileHasher, Framing, GitHash, GitObject};
-use store_index::beneath::Beneath;
+use store_index::beneath::{Beneath, Node};
 use store_index::digest::{Algorithm, Digest};
 use store_index::index::{Entry, Index};
 use store_index::key::{KeyKind, KeySet};
 use store_index::watch::Watch;
 
 use super::repositories::MAX_LISTINGS;
-use crate::git::{self, Checkout, Folder, Form, Here, Repository, Revision, Roots, remote};
+use crate::git::{
+    self, Checkout, Directory, Folder, Form, Here, Repository, Revision, Roots, remote,
+};
 use crate::places::{MediumPlace, Places, StorePlace};
 
 /// The most places that are tried for one file: what none of them has is fetched.
@@ -66,6 +68,8 @@ pub(super) struct OnThisMachine {
     roots: Roots,
     /// Where they are, once it has been looked.
     found: OnceCell<Vec<Folder>>,
+    /// Blobs that are said to lie in directories.
+    noted: RefCell<HashMap<ObjectId, Directory>>,
     blobs_read: Cell<u64>,
 }
 
@@ -81,6 +85,7 @@ impl OnThisMachine {
             media: places.media.clone(),
             roots: Roots::new(places.media.iter().map(|medium| &medium.root)),
             found: OnceCell::new(),
+            noted: RefCell::default(),
             blobs_read: Cell::new(0),
         })
     }
@@ -123,7 +128,8 @@ impl OnThisMachine {
     }
 }
 
-/// Looks, without reading, whether a file is still what it was when it was indexed.
+/// Looks, without reading, whether a file is still what it was when it was indexed. What nobody may read does not count:
+/// a server would see, by what it is not asked for, that it is here.
 fn is_there(place: &Place, entry: &Entry) -> bool {
     let path = entry.location.relative_path();
     place.root().has_file(&path, Some(entry.size))
@@ -204,15 +210,52 @@ impl Here for OnThisMachine {
         self.places_of(id).next().is_some()
     }
 
+    fn directory(&self, id: &oid) -> Option<Directory> {
+        let digest = Digest::new(Algorithm::Sha1, id.as_bytes())?;
+        let address = ContentAddress::Git(GitHash::new(digest, GitObject::Tree)?);
+        let mut places = self.places.iter().enumerate();
+        places.find_map(|(number, place)| {
+            let mut indexes = place.indexes().iter();
+            let path = indexes.find_map(|index| index.look_up_tree(&address).ok()?)?;
+            Some(Directory {
+                place: number,
+                path,
+            })
+        })
+    }
+
+    fn has_blob_at(&self, id: &oid, at: &Directory) -> bool {
+        let is_there =
+            self.places
+                .get(at.place)
+                .is_some_and(|place| match place.root().open_node(&at.path) {
+                    Ok(Node::File(file)) => file
+                        .metadata()
+                        .is_ok_and(|metadata| metadata.len() <= MAX_FILE_BYTES),
+                    Ok(Node::Symlink(_)) => true,
+                    Ok(Node::Directory(_)) | Err(_) => false,
+                });
+        if is_there {
+            self.noted.borrow_mut().insert(id.to_owned(), at.clone());
+        }
+        is_there
+    }
+
     fn read_blob(&self, id: &oid) -> Option<Vec<u8>> {
-        for (place, entry) in self.places_of(id) {
-            let path = entry.location.relative_path();
-            let Ok(file) = place.root().open_file(&path) else {
-                continue;
-            };
+        let noted = self.noted.borrow().get(id).cloned();
+        let noted = noted.and_then(|at| Some((self.places.get(at.place)?, at.path)));
+        let indexed = self.places_of(id);
+        let indexed = indexed.map(|(place, entry)| (place, entry.location.relative_path()));
+        for (place, path) in noted.into_iter().chain(indexed) {
             let mut bytes = Vec::new();
-            if file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).is_err() {
-                continue;
+            match place.root().open_node(&path) {
+                Ok(Node::File(file)) => {
+                    if file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).is_err() {
+                        continue;
+                    }
+                }
+                Ok(Node::Symlink(target)) => bytes = target,
+                Ok(Node::Directory(_)) | Err(_) => continue,
             }
             let len = bytes.len() as u64;
             let mut hasher =

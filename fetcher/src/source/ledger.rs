@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use store_index::beneath::Beneath;
+use store_index::path_text::printable;
 use store_index::watch::Watch;
 
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
-use crate::places::Places;
+use crate::places::{Brought, Places};
 use crate::request::Request;
 use crate::state::State;
 
@@ -65,5 +66,45 @@ impl Source for Ledger<'_> {
             self.state.not_delivered(&request.address, &path);
         }
         None
+    }
+}
+
+/// What the run itself has delivered, to another place.
+#[derive(Debug)]
+pub(super) struct OfThisRun<'a> {
+    brought: &'a Brought,
+}
+
+impl<'a> OfThisRun<'a> {
+    pub(super) const fn new(brought: &'a Brought) -> Self {
+        Self { brought }
+    }
+}
+
+impl Source for OfThisRun<'_> {
+    fn kind(&self) -> SourceKind {
+        SourceKind::Ledger
+    }
+
+    fn location(&self) -> String {
+        printable(&self.brought.path)
+    }
+
+    fn look_up(&mut self, _request: &Request, _watch: Watch<'_>) -> Lookup {
+        let Brought { path, names } = self.brought;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Lookup::Absent(None);
+        };
+        let names = KnownNames::Known(names.clone());
+        match Beneath::open(parent) {
+            Ok(root) => Lookup::Found(vec![Candidate::local(
+                self.kind(),
+                &Rc::new(root),
+                PathBuf::from(name),
+                None,
+                names,
+            )]),
+            Err(error) => Lookup::Unavailable(error.to_string()),
+        }
     }
 }

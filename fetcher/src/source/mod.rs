@@ -19,6 +19,7 @@ mod repositories;
 mod store;
 mod url;
 
+pub(crate) use self::absent::AbsentMedia;
 pub(crate) use self::ledger::ledger;
 
 use std::path::PathBuf;
@@ -276,6 +277,9 @@ pub fn in_order<'a>(
     let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
     for left_out in &places.left_out {
         sources.push(Box::new(left_out::NotThere(left_out)));
+    }
+    if let Some(brought) = &places.brought {
+        sources.push(Box::new(ledger::OfThisRun::new(brought)));
     }
     for store in &places.stores {
         sources.push(Box::new(store::ExactNames::new(store)));

@@ -63,6 +63,11 @@ impl State {
         }
     }
 
+    /// Returns the folder's path.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Returns why the folder is not used, once.
     pub fn take_warning(&self) -> Option<String> {
         self.trouble.borrow_mut().take()

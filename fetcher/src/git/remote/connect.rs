@@ -97,6 +97,9 @@ fn ssh<'a>(
     let mut command = shell();
     command.env("GIT_PROTOCOL", "version=2");
     command.args(["-o", "SendEnv=GIT_PROTOCOL"]);
+    if line.is_build {
+        command.args(["-o", "BatchMode=yes"]);
+    }
     if let Some(port) = url.url().port() {
         command.args(["-p", &port.to_string()]);
     }
@@ -106,6 +109,10 @@ fn ssh<'a>(
         format!("{user}@{host}")
     };
     let path = path_of(url);
+    // So may one of git on the other side.
+    if path.starts_with('-') {
+        return Err(Failure::Other("the path begins with '-'".into()));
+    }
     command.args(["--", &target]);
     command.arg(format!(
         "git-upload-pack {}",

@@ -17,6 +17,7 @@ use store_index::digest::{Algorithm, Hasher};
 use store_index::path_text::printable;
 use store_index::watch::{Unit, Watch};
 
+use super::missing;
 use super::room::{self, own_folder};
 use crate::git::{Here, Repository};
 use crate::source_url::SourceUrl;
@@ -44,6 +45,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// When it is said that another process is waited for.
 const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long another process is waited for; then nothing is kept of this fetch.
+const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The length of a SHA-1, in bytes.
 const CHECKSUM_LEN: usize = 20;
@@ -73,7 +77,7 @@ impl Kept {
         let path = cache.join(name_of(url));
         let lock = open_lock(&path)?;
         match watch {
-            Some(watch) => wait_for(&lock, watch)?,
+            Some(watch) => wait_for(&lock, File::try_lock, MAX_WAIT, watch)?,
             None => lock.try_lock()?,
         }
         if packs_in(&path) >= MAX_PACKS {
@@ -85,8 +89,9 @@ impl Kept {
         Ok(Self { path, tips, lock })
     }
 
-    /// Remembers that commits are there, and lets others in who only read.
-    pub(super) fn add(mut self, tips: &[ObjectId]) -> io::Result<File> {
+    /// Remembers that commits are there, and lets others in who only read. `None` if another process threw all away
+    /// meanwhile.
+    pub(super) fn add(mut self, tips: &[ObjectId], watch: Watch<'_>) -> io::Result<Option<File>> {
         self.tips.retain(|tip| !tips.contains(tip));
         self.tips.extend(tips);
         let surplus = self.tips.len().saturating_sub(MAX_TIPS);
@@ -97,17 +102,22 @@ impl Kept {
         let new = self.path.join("tips.new");
         fs_err::write(&new, text)?;
         fs_err::rename(&new, self.path.join(TIPS))?;
-        self.lock.lock_shared()?;
-        Ok(self.lock)
+        // Between the two kinds of lock there is a moment in which it is anybody's.
+        wait_for(&self.lock, File::try_lock_shared, MAX_WAIT, watch)?;
+        let kept = read_tips(&self.path)?;
+        let is_whole = tips.iter().all(|tip| kept.contains(tip));
+        Ok(is_whole.then_some(self.lock))
     }
 }
 
-/// Opens the repository of a URL if a commit is in it, without waiting for anybody.
+/// Opens the repository of a URL if a commit is in it, without waiting for anybody: while another process adds to it,
+/// what is there stays readable.
 pub(crate) fn kept(
     cache: &Path,
     url: &SourceUrl,
     id: &ObjectId,
     here: Option<&Rc<dyn Here>>,
+    watch: Watch<'_>,
 ) -> Option<Repository> {
     let path = cache.join(name_of(url));
     if !path.join(TIPS).exists() {
@@ -115,22 +125,29 @@ pub(crate) fn kept(
     }
     own_folder(cache).ok()?;
     let lock = open_lock(&path).ok()?;
-    lock.try_lock_shared().ok()?;
+    let is_ours = lock.try_lock_shared().is_ok();
     if !read_tips(&path).ok()?.contains(id) {
         return None;
     }
-    let mut repository = room::open(&path).ok()?;
-    repository.hold(lock);
+    // Those that nobody used for longest go first.
+    let tips = fs_err::File::open(path.join(TIPS)).ok()?;
+    drop(tips.file().set_modified(SystemTime::now()));
+    // What is not in it has to be somewhere else still.
+    let is_whole = !room::is_partial(&path)
+        || missing::of(&path, &[*id], here, watch).is_ok_and(|ids| ids.is_empty());
+    let mut repository = room::open(&path).ok().filter(|_| is_whole)?;
+    if is_ours {
+        repository.hold(lock);
+    }
     if let Some(here) = here {
         repository.lean_on(Rc::clone(here));
     }
     Some(repository)
 }
 
-/// Throws away what is kept of a URL, unless somebody else uses it.
-pub(crate) fn forget(cache: &Path, url: &SourceUrl) {
-    let path = cache.join(name_of(url));
-    drop(remove(&path));
+/// Throws away what is kept of a URL; returns false if somebody else uses it.
+pub(crate) fn forget(cache: &Path, url: &SourceUrl) -> bool {
+    remove(&cache.join(name_of(url))).is_ok()
 }
 
 /// Removes what a run left that was killed. The lock is held, so that it is nobody's.
@@ -294,16 +311,24 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .open(path.with_extension("lock"))
 }
 
-fn wait_for(lock: &File, watch: Watch<'_>) -> io::Result<()> {
+fn wait_for(
+    lock: &File,
+    try_lock: impl Fn(&File) -> Result<(), TryLockError>,
+    limit: Duration,
+    watch: Watch<'_>,
+) -> io::Result<()> {
     let mut waited = Duration::ZERO;
     loop {
-        match lock.try_lock() {
+        match try_lock(lock) {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) => {}
         }
         if watch.interrupted() {
             return Err(io::ErrorKind::Interrupted.into());
+        }
+        if waited >= limit {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         if waited == SAY_AFTER {
             let note = "waiting for another process that fetches from the same repository";
@@ -350,12 +375,16 @@ pub(super) fn size_of(objects: &Path) -> u64 {
 fn remove(path: &Path) -> io::Result<()> {
     let lock = open_lock(path)?;
     lock.try_lock()?;
+    if !path.exists() {
+        return Ok(());
+    }
     fs_err::remove_dir_all(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::git::OBJECT_HASH;
 
     #[test]
     fn the_oldest_go_first_and_those_in_use_stay() {
@@ -379,6 +408,38 @@ mod tests {
         };
         trim_to(cache.path(), 4000, 4);
         assert_eq!(names(), "abcd");
+        // Whoever reads a commit uses it.
+        let url = SourceUrl::parse("https://h/a").unwrap();
+        let id = ObjectId::null(OBJECT_HASH);
+        let folder = cache.path().join("git");
+        let own = folder.join(name_of(&url));
+        own_folder(&folder).unwrap();
+        room::make_bare(&own).unwrap();
+        let (interrupt, limit) = (std::sync::atomic::AtomicBool::new(false), POLL_INTERVAL * 2);
+        let watch = Watch {
+            interrupt: &interrupt,
+            progress: &store_index::watch::NoProgress,
+        };
+        assert!(kept(&folder, &url, &id, None, watch).is_none());
+        fs_err::write(own.join(TIPS), format!("{id}\n")).unwrap();
+        let used = || {
+            fs_err::metadata(own.join(TIPS))
+                .unwrap()
+                .modified()
+                .unwrap()
+        };
+        let tips = fs_err::File::open(own.join(TIPS)).unwrap();
+        tips.file().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let held = kept(&folder, &url, &id, None, watch).unwrap();
+        assert!(used() > SystemTime::UNIX_EPOCH);
+        // Others wait for those who read, and not for ever.
+        let lock = open_lock(&own).unwrap();
+        let waited = wait_for(&lock, File::try_lock, limit, watch);
+        assert_eq!(waited.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        wait_for(&lock, File::try_lock, limit, watch).unwrap();
+        drop(lock);
+        fs_err::remove_dir_all(&folder).unwrap();
         let used = open_lock(&path("a")).unwrap();
         used.lock_shared().unwrap();
         trim_to(cache.path(), 3999, 4);

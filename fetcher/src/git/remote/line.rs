@@ -15,6 +15,8 @@ const MAX_TALK_BYTES: u64 = 64 << 20;
 pub(super) struct Line<'a> {
     pub(super) watch: Watch<'a>,
     pub(super) limits: Limits,
+    /// Nobody is there to be asked for a password.
+    pub(super) is_build: bool,
     got_bytes: Cell<u64>,
     most_bytes: Cell<u64>,
     /// How much of it were packs.
@@ -22,19 +24,22 @@ pub(super) struct Line<'a> {
     is_pack: Cell<bool>,
     trouble: RefCell<Option<NetError>>,
     is_well: Cell<bool>,
+    is_damaged: Cell<bool>,
 }
 
 impl<'a> Line<'a> {
-    pub(super) const fn new(limits: Limits, watch: Watch<'a>) -> Self {
+    pub(super) const fn new(limits: Limits, watch: Watch<'a>, is_build: bool) -> Self {
         Self {
             watch,
             limits,
+            is_build,
             got_bytes: Cell::new(0),
             most_bytes: Cell::new(MAX_TALK_BYTES),
             pack_bytes: Cell::new(0),
             is_pack: Cell::new(false),
             trouble: RefCell::new(None),
             is_well: Cell::new(true),
+            is_damaged: Cell::new(false),
         }
     }
 
@@ -91,6 +96,16 @@ impl<'a> Line<'a> {
     /// Returns true if nothing went wrong on the network so far.
     pub(super) fn is_well(&self) -> bool {
         self.is_well.get()
+    }
+
+    /// Remembers that something that was here cannot be read.
+    pub(super) fn set_damaged(&self, is_damaged: bool) {
+        self.is_damaged.set(is_damaged);
+    }
+
+    /// Returns true if something that was here cannot be read.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged.get()
     }
 
     /// Returns true while a pack is being received.

@@ -2,32 +2,36 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use gix::ObjectId;
 use gix::objs::tree::EntryKind;
 use gix::objs::{Kind, TreeRefIter};
 use store_index::tree::{MAX_DEPTH, MAX_ENTRIES};
+use store_index::watch::Watch;
 
-use super::room::{self, Room};
-use crate::git::{Here, OBJECT_HASH, Repository, Revision, corrupt};
+use super::room;
+use crate::git::{Directory, Here, OBJECT_HASH, Repository, Revision, corrupt};
 
 /// Returns the blobs of commits that are neither in a repository nor among the files of this machine.
 pub(super) fn of(
-    room: &Room,
+    path: &Path,
     commits: &[ObjectId],
     here: Option<&Rc<dyn Here>>,
+    watch: Watch<'_>,
 ) -> io::Result<Vec<ObjectId>> {
-    let repository = room::open(room.path())?;
+    let repository = room::open(path)?;
     let mut search = Search {
         repository: &repository,
         here,
+        watch,
         seen: HashSet::new(),
         missing: Vec::new(),
     };
     for commit in commits {
         for tree in repository.trees_of(&Revision::Id(*commit))? {
-            search.tree(tree, 0)?;
+            search.tree(tree, None, 0)?;
         }
     }
     Ok(search.missing)
@@ -36,13 +40,15 @@ pub(super) fn of(
 struct Search<'a> {
     repository: &'a Repository,
     here: Option<&'a Rc<dyn Here>>,
+    watch: Watch<'a>,
     /// Trees and blobs; the same may be there many times.
     seen: HashSet<ObjectId>,
     missing: Vec<ObjectId>,
 }
 
 impl Search<'_> {
-    fn tree(&mut self, id: ObjectId, depth: usize) -> io::Result<()> {
+    /// `lies` is where the tree is a directory, if it is in one that is known.
+    fn tree(&mut self, id: ObjectId, lies: Option<Directory>, depth: usize) -> io::Result<()> {
         if depth >= MAX_DEPTH {
             return Err(corrupt("the tree is too deep"));
         }
@@ -52,16 +58,24 @@ impl Search<'_> {
         if self.seen.len() as u64 > MAX_ENTRIES {
             return Err(corrupt("the tree has too many entries"));
         }
+        if self.watch.interrupted() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let lies = lies.or_else(|| self.here?.directory(&id));
         let tree = self.repository.database.get(&id, Kind::Tree)?;
         for entry in TreeRefIter::from_bytes(&tree.data, OBJECT_HASH) {
             let entry = entry.map_err(|error| corrupt(format!("the tree is damaged: {error}")))?;
             let id = entry.oid.to_owned();
+            let lies = lies.as_ref().map(|lies| lies.join(entry.filename));
             match entry.mode.kind() {
-                EntryKind::Tree => self.tree(id, depth + 1)?,
+                EntryKind::Tree => self.tree(id, lies, depth + 1)?,
                 EntryKind::Commit => {}
                 _ if self.seen.insert(id) => {
+                    let seems_here = |here: &Rc<dyn Here>| {
+                        lies.is_some_and(|lies| here.has_blob_at(&id, &lies)) || here.has_blob(&id)
+                    };
                     let is_here = self.repository.database.kind(&id)?.is_some()
-                        || self.here.is_some_and(|here| here.has_blob(&id));
+                        || self.here.is_some_and(seems_here);
                     if !is_here {
                         self.missing.push(id);
                     }

@@ -8,16 +8,18 @@ mod http;
 mod kept;
 mod line;
 mod missing;
+mod offline;
 mod receive;
 mod room;
 mod session;
 mod submodules;
+mod survey;
 mod system;
 mod talk;
 mod wire;
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::rc::Rc;
 use std::slice;
@@ -29,6 +31,7 @@ use store_index::watch::Watch;
 
 pub(crate) use self::kept::{collect, kept, usage, verify};
 use self::line::Line;
+pub(crate) use self::offline::with_kept_submodules;
 pub(crate) use self::room::{Hidden, Rooms};
 use self::talk::fetch_into;
 use super::{Checkout, Folder, Form, Here, Repository, Revision, Roots};
@@ -45,6 +48,12 @@ pub(crate) const MAX_SUBMODULES: usize = 1000;
 
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
+
+/// How bundles of all versions begin.
+const BUNDLE: &[u8; 3] = b"# v";
+
+/// The scheme for which a program is run.
+const SSH: &str = "ssh";
 
 /// Returns true if the command line may name such a URL.
 pub(crate) fn is_supported(url: &SourceUrl) -> bool {
@@ -77,10 +86,10 @@ pub(crate) struct Fetched {
     pub(crate) pack_bytes: u64,
     /// Whether something of it was, or may have been, here before.
     pub(crate) leant_on_others: bool,
+    /// Whether a commit of it is one of a repository of this machine, which says of it what it likes.
+    pub(crate) has_own_commit: bool,
     /// Whether an earlier fetch kept something of it.
     was_kept: bool,
-    /// Whether a commit of it is one of a repository of this machine.
-    has_own_commit: bool,
     /// What no server had to send.
     here: Option<Rc<dyn Here>>,
     /// Whence it all came.
@@ -130,7 +139,7 @@ pub(crate) fn fetch(
     client: &Client,
     watch: Watch<'_>,
 ) -> Result<Fetched, DownloadError> {
-    let line = Line::new(*client.limits(), watch);
+    let line = Line::new(*client.limits(), watch, rooms.is_build());
     let mut visit = Visit {
         rooms,
         client,
@@ -140,10 +149,11 @@ pub(crate) fn fetch(
         leant_on_others: false,
         was_kept: false,
         has_own_commit: false,
-        is_damaged: false,
+        is_anew: false,
+        may_run_ssh: source.may_run_ssh,
     };
     let checkouts = match visit.all(source, wanted) {
-        Err(_) if visit.is_damaged && line.is_well() && !watch.interrupted() => {
+        Err(_) if line.is_damaged() && line.is_well() && !watch.interrupted() => {
             visit.begin_anew();
             visit.all(source, wanted)?
         }
@@ -176,8 +186,9 @@ struct Visit<'a, 'rooms> {
     leant_on_others: bool,
     was_kept: bool,
     has_own_commit: bool,
-    /// What was kept seems to be damaged.
-    is_damaged: bool,
+    /// Something that was here was damaged, so that nothing is believed that was here.
+    is_anew: bool,
+    may_run_ssh: bool,
 }
 
 impl Visit<'_, '_> {
@@ -202,16 +213,31 @@ impl Visit<'_, '_> {
     fn begin_anew(&mut self) {
         // They hold the locks.
         self.submodules.clear();
-        self.rooms.release();
+        self.rooms.begin_anew();
         for url in std::mem::take(&mut self.urls) {
-            if let Some(cache) = self.rooms.cache() {
-                kept::forget(cache, &url);
-            }
+            self.forget(&url);
         }
+        self.is_anew = true;
         self.leant_on_others = false;
         self.was_kept = false;
         self.has_own_commit = false;
-        self.is_damaged = false;
+        self.line.set_damaged(false);
+    }
+
+    fn forget(&mut self, url: &SourceUrl) {
+        if let Some(cache) = self.rooms.cache()
+            && !kept::forget(cache, url)
+        {
+            self.rooms.keep_nothing();
+        }
+    }
+
+    /// Reads something that may have been here before. If it cannot be read, that is no answer yet.
+    fn read<T, E>(&self, read: Result<T, E>) -> Result<T, E> {
+        if read.is_err() && self.leant_on_others {
+            self.line.set_damaged(true);
+        }
+        read
     }
 
     fn commit(
@@ -231,6 +257,13 @@ impl Visit<'_, '_> {
             self.has_own_commit = true;
             return Ok((Rc::new(repository), trees));
         }
+        if url.url().scheme() == SSH && !self.may_run_ssh {
+            let what = "ssh is not run for a daemon, with whose keys it would be";
+            return Err(DownloadError::trouble(what));
+        }
+        if self.is_anew && !self.urls.contains(url) {
+            self.forget(url);
+        }
         let room = self.rooms.of(url, self.line.watch);
         let room = room.map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => DownloadError::Interrupted,
@@ -244,7 +277,8 @@ impl Visit<'_, '_> {
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
                 !room.is_partial()
-                    || missing::of(&room, &[*id], here).is_ok_and(|ids| ids.is_empty())
+                    || missing::of(room.path(), &[*id], here, self.line.watch)
+                        .is_ok_and(|ids| ids.is_empty())
             }
             _ => false,
         };
@@ -259,16 +293,21 @@ impl Visit<'_, '_> {
             )
             .inspect_err(|_| {
                 // The pack may need something that is there no more.
-                self.is_damaged = was_kept && self.line.is_pack();
+                if was_kept && self.line.is_pack() {
+                    self.line.set_damaged(true);
+                }
             })?,
         };
-        let mut repository = room.open_with(&tips).map_err(local)?;
+        let opened = room.open_with(&tips, self.line.watch).map_err(local)?;
+        let Some(mut repository) = opened else {
+            self.rooms.keep_nothing();
+            return self.commit(url, revision);
+        };
         if let Some(here) = here {
             repository.lean_on(Rc::clone(here));
         }
-        let trees = trees_of(&repository, &revisions);
-        self.is_damaged = was_kept && trees.is_err();
-        Ok((Rc::new(repository), trees?))
+        let trees = self.read(trees_of(&repository, &revisions))?;
+        Ok((Rc::new(repository), trees))
     }
 
     /// Returns what is to be asked for a repository, by the rules of the configuration.
@@ -287,7 +326,9 @@ impl Visit<'_, '_> {
     ) -> Result<Checkout, DownloadError> {
         let trouble = |what: String| DownloadError::trouble(what);
         let mut checkout = Checkout::new(repository, tree, Form::Converted);
-        let found = submodules::of(repository, tree).map_err(|error| trouble(error.to_string()))?;
+        let found = self
+            .read(submodules::of(repository, tree))
+            .map_err(|error| trouble(error.to_string()))?;
         if !found.is_empty() && depth >= MAX_SUBMODULE_DEPTH {
             return Err(trouble(format!(
                 "its submodules are nested deeper than {MAX_SUBMODULE_DEPTH}"
@@ -359,6 +400,15 @@ pub(crate) fn open_file_url(url: &SourceUrl) -> io::Result<Repository> {
     Repository::open(&Folder::new(&root, below), &roots)
 }
 
+/// Returns true if a `file://` URL names a bundle instead of a repository.
+pub(crate) fn is_bundle(url: &SourceUrl) -> bool {
+    let path = url.url().to_file_path().ok();
+    let file = path.filter(|path| path.is_file());
+    let mut start = [0; BUNDLE.len()];
+    file.and_then(|path| fs_err::File::open(path).ok())
+        .is_some_and(|mut file| file.read_exact(&mut start).is_ok() && start == *BUNDLE)
+}
+
 fn gone(error: io::Error) -> DownloadError {
     match error.kind() {
         io::ErrorKind::NotFound => DownloadError::Gone(error.to_string()),
@@ -367,5 +417,8 @@ fn gone(error: io::Error) -> DownloadError {
 }
 
 fn local(error: io::Error) -> DownloadError {
+    if error.kind() == io::ErrorKind::Interrupted {
+        return DownloadError::Interrupted;
+    }
     DownloadError::Local(error.to_string())
 }

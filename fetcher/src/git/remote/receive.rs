@@ -1,6 +1,6 @@
 //! A pack as it comes: counted, bounded, checked and indexed by gix.
 
-use std::io::{BufRead, Read as _};
+use std::io::{BufRead, BufReader, Read as _};
 
 use gix::objs::{Data, Find};
 use gix::odb::pack::Bundle;
@@ -9,6 +9,7 @@ use gix::progress::Discard;
 
 use super::line::Line;
 use super::session::Destination;
+use super::survey::Survey;
 use crate::git::inflate::MAX_OBJECT_BYTES;
 use crate::git::{OBJECT_HASH, Repository};
 
@@ -17,9 +18,12 @@ use crate::git::{OBJECT_HASH, Repository};
 const MAX_OBJECTS: u32 = 25_000_000;
 
 /// `PACK`, the version and the number of objects.
-const HEADER_LEN: usize = 12;
+pub(super) const HEADER_LEN: usize = 12;
 
-/// Resolving deltas takes as many base objects into memory as there are threads.
+/// How much is looked at at a time, in bytes.
+const BUFFER_LEN: usize = 64 << 10;
+
+/// Resolving deltas takes a chain of objects into memory for each thread.
 const MAX_THREADS: usize = 4;
 
 /// Writes a pack and its index.
@@ -37,10 +41,14 @@ pub(super) fn pack(
         let what = format!("a pack of {count} objects is over the limit of {MAX_OBJECTS}");
         return Err(gix::Error::from_error(std::io::Error::other(what)));
     }
-    let mut whole = header.as_slice().chain(pack);
+    let ours = |id: &gix::oid| matches!(into.repository.database.kind(id), Ok(Some(_)));
+    let packs = into.folder.join("objects/pack");
+    let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
+    let survey = Survey::new(pack, count, folder.file(), ours);
+    let mut whole = BufReader::with_capacity(BUFFER_LEN, header.as_slice().chain(survey));
     let written = Bundle::write_to_directory(
         &mut whole,
-        Some(&into.folder.join("objects/pack")),
+        Some(&packs),
         &mut Discard,
         line.watch.interrupt,
         Some(Bases(into.repository)),

@@ -10,7 +10,7 @@ use rustix::fs::Mode;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-use super::kept::Kept;
+use super::kept::{self, Kept};
 use crate::git::{Folder, Here, Repository, Roots};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedTree};
@@ -59,6 +59,10 @@ impl<'a> Rooms<'a> {
     /// another may wait for.
     pub(super) fn of(&mut self, url: &SourceUrl, watch: Watch<'_>) -> io::Result<Room> {
         if let Some(cache) = self.cache {
+            if !self.is_holding {
+                // What failed left something too.
+                kept::trim(cache);
+            }
             match Kept::open(cache, url, (!self.is_holding).then_some(watch)) {
                 Ok(kept) => {
                     self.is_holding = true;
@@ -76,14 +80,25 @@ impl<'a> Rooms<'a> {
         Ok(Room::Passing(hidden.repository()?))
     }
 
+    /// Returns true if it is for the build of a daemon.
+    pub(super) const fn is_build(&self) -> bool {
+        self.output.given
+    }
+
     /// Gives out what goes with this, for repositories that are still needed.
     pub(crate) const fn take_hidden(&mut self) -> Option<Hidden> {
         self.hidden.take()
     }
 
-    /// Nothing that was opened is open any more.
-    pub(super) const fn release(&mut self) {
+    /// Nothing that was opened is open any more, and nothing else of this machine is used from now on.
+    pub(super) const fn begin_anew(&mut self) {
         self.is_holding = false;
+        self.here = None;
+    }
+
+    /// Nothing is kept from now on.
+    pub(super) const fn keep_nothing(&mut self) {
+        self.cache = None;
     }
 
     /// Returns what a server need not send.
@@ -115,7 +130,7 @@ impl Room {
 
     /// Returns true if blobs may be missing in it.
     pub(super) fn is_partial(&self) -> bool {
-        self.path().join(PARTIAL).exists()
+        is_partial(self.path())
     }
 
     /// Remembers that blobs may be missing in it.
@@ -123,13 +138,20 @@ impl Room {
         fs_err::write(self.path().join(PARTIAL), "")
     }
 
-    /// Remembers which commits came, and opens the repository.
-    pub(super) fn open_with(self, tips: &[ObjectId]) -> io::Result<Repository> {
+    /// Remembers which commits came, and opens the repository. `None` if another process threw it away meanwhile.
+    pub(super) fn open_with(
+        self,
+        tips: &[ObjectId],
+        watch: Watch<'_>,
+    ) -> io::Result<Option<Repository>> {
         let mut repository = open(self.path())?;
         if let Self::Kept(kept) = self {
-            repository.hold(kept.add(tips)?);
+            match kept.add(tips, watch)? {
+                Some(lock) => repository.hold(lock),
+                None => return Ok(None),
+            }
         }
-        Ok(repository)
+        Ok(Some(repository))
     }
 }
 
@@ -213,6 +235,11 @@ pub(super) fn make_bare(path: &Path) -> io::Result<()> {
     fs_err::create_dir_all(path.join("objects/pack"))?;
     fs_err::create_dir_all(path.join("refs"))?;
     fs_err::write(path.join("HEAD"), "ref: refs/heads/none\n")
+}
+
+/// Returns true if blobs may be missing in a repository.
+pub(super) fn is_partial(path: &Path) -> bool {
+    path.join(PARTIAL).exists()
 }
 
 /// Opens what [`make_bare`] made.

@@ -47,6 +47,16 @@ pub(super) enum Depth {
     Everything,
 }
 
+/// A reference that a server shows, or an id that was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tip {
+    name: String,
+    /// What is asked for: old servers give out what a reference names and nothing behind it, so that it may be a tag.
+    pub(super) shown: ObjectId,
+    /// What it stands for, tags followed.
+    pub(super) commit: ObjectId,
+}
+
 /// What is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
@@ -115,9 +125,9 @@ impl<'a, T: Transport> Session<'a, T> {
     }
 
     /// Returns the commits or tags that a revision may mean, the likeliest first.
-    pub(super) fn resolve(&mut self, revision: &Revision) -> Result<Vec<ObjectId>, Failure> {
+    pub(super) fn resolve(&mut self, revision: &Revision) -> Result<Vec<Tip>, Failure> {
         let name = match revision {
-            Revision::Id(id) => return Ok(vec![*id]),
+            Revision::Id(id) => return Ok(vec![self.tip_of(id)]),
             Revision::Name(name) => name,
         };
         let wanted = if name == "HEAD" || name.starts_with("refs/") {
@@ -126,37 +136,50 @@ impl<'a, T: Transport> Session<'a, T> {
             vec![format!("refs/tags/{name}"), format!("refs/heads/{name}")]
         };
         let refs = self.refs(&wanted)?;
-        let mut ids = Vec::new();
+        let mut tips: Vec<Tip> = Vec::new();
         for wanted in wanted {
-            for (_, id) in refs.iter().filter(|(name, _)| **name == wanted) {
-                if !ids.contains(id) {
-                    ids.push(*id);
+            for tip in refs.iter().filter(|tip| tip.name == wanted) {
+                if !tips.iter().any(|known| known.commit == tip.commit) {
+                    tips.push(tip.clone());
                 }
             }
         }
-        if ids.is_empty() {
+        if tips.is_empty() {
             return Err(Failure::Absent(format!(
                 "it has no tag or branch '{}'",
                 name.escape_debug()
             )));
         }
-        Ok(ids)
+        Ok(tips)
     }
 
-    /// Returns names and ids of references; with a server that can, only those that begin so. Tags are followed to
-    /// what they stand for.
-    fn refs(&mut self, prefixes: &[String]) -> Result<Vec<(String, ObjectId)>, Failure> {
+    /// Returns what has to be asked for to get an id: an old server may show it behind a tag only.
+    fn tip_of(&self, id: &ObjectId) -> Tip {
+        let shown = named(self.handshake.refs.as_deref().unwrap_or_default());
+        let is_shown = shown.iter().any(|tip| tip.shown == *id);
+        let tag = shown.into_iter().find(|tip| !is_shown && tip.commit == *id);
+        tag.unwrap_or_else(|| Tip {
+            name: String::new(),
+            shown: *id,
+            commit: *id,
+        })
+    }
+
+    /// Returns references whose names begin so; a server that can shows no others.
+    fn refs(&mut self, prefixes: &[String]) -> Result<Vec<Tip>, Failure> {
         if self.handshake.refs.is_none() && self.is_v2() {
             let mut wanted = RefPrefixes::new();
             wanted.extend(prefixes.iter().map(|prefix| prefix.as_str().into()));
-            let wanted = (!prefixes.is_empty()).then_some(wanted);
-            let command = LsRefsCommand::new(wanted, &self.handshake.capabilities, agent());
+            let capabilities = &self.handshake.capabilities;
+            let command = LsRefsCommand::new(Some(wanted), capabilities, agent());
             let refs = command
                 .invoke_blocking(&mut self.transport, &mut Discard, false)
                 .map_err(|error| failure(&error))?;
             return Ok(named(&refs));
         }
-        Ok(named(self.handshake.refs.as_deref().unwrap_or_default()))
+        let mut refs = named(self.handshake.refs.as_deref().unwrap_or_default());
+        refs.retain(|tip| prefixes.iter().any(|prefix| tip.name.starts_with(prefix)));
+        Ok(refs)
     }
 
     /// Says what has to be asked for so that a commit comes that was named by its id.
@@ -166,10 +189,8 @@ impl<'a, T: Transport> Session<'a, T> {
         let gives_all = self.is_v2()
             || capabilities.contains("allow-reachable-sha1-in-want")
             || capabilities.contains("allow-tip-sha1-in-want");
-        let shows = self.handshake.refs.iter().flatten().any(|reference| {
-            let (_, target, peeled) = reference.unpack();
-            target == Some(id.as_ref()) || peeled == Some(id.as_ref())
-        });
+        let shown = named(self.handshake.refs.as_deref().unwrap_or_default());
+        let shows = shown.iter().any(|tip| [tip.shown, tip.commit].contains(id));
         match (gives_all || shows, knows_shallow) {
             (true, true) => Depth::One,
             (true, false) => Depth::Full,
@@ -215,7 +236,7 @@ impl<'a, T: Transport> Session<'a, T> {
             Depth::One | Depth::Full => wanted.ids.to_vec(),
             Depth::Everything => {
                 let all = ["refs/heads/".to_owned(), "refs/tags/".to_owned()];
-                let mut ids: Vec<_> = self.refs(&all)?.into_iter().map(|(_, id)| id).collect();
+                let mut ids: Vec<_> = self.refs(&all)?.into_iter().map(|tip| tip.shown).collect();
                 ids.sort_unstable();
                 ids.dedup();
                 ids.truncate(MAX_WANTS);
@@ -268,12 +289,17 @@ impl<'a, T: Transport> Session<'a, T> {
     }
 }
 
-fn named(refs: &[Ref]) -> Vec<(String, ObjectId)> {
-    let id = |reference: &Ref| {
+fn named(refs: &[Ref]) -> Vec<Tip> {
+    let tip = |reference: &Ref| {
         let (name, target, peeled) = reference.unpack();
-        Some((name.to_string(), peeled.or(target)?.to_owned()))
+        let shown = target?.to_owned();
+        Some(Tip {
+            name: name.to_string(),
+            shown,
+            commit: peeled.map_or(shown, ToOwned::to_owned),
+        })
     };
-    refs.iter().filter_map(id).collect()
+    refs.iter().filter_map(tip).collect()
 }
 
 /// Sorts what gix says.

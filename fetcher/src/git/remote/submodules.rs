@@ -3,7 +3,7 @@
 //! The file belongs to whoever wrote the repository. Of it count the URLs of paths at which the tree has a commit;
 //! they may name the network only, however the repository itself was come by.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice as _};
@@ -16,6 +16,9 @@ use crate::source_url::SourceUrl;
 
 /// The longest `.gitmodules`, in bytes: some 10,000 submodules.
 const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// The longest path of a submodule, in bytes: Linux's own limit.
+const MAX_PATH_LEN: usize = 4095;
 
 /// A submodule that is to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,23 +38,19 @@ pub(super) fn of(repository: &Repository, tree: ObjectId) -> std::io::Result<Vec
     };
     let mut search = Search {
         repository,
-        without: HashSet::new(),
+        urls: &urls,
         entries: 0,
         found: Vec::new(),
     };
     search.tree(tree, &BString::default(), 0)?;
-    let submodule = |(path, commit): (BString, ObjectId)| {
-        let url = urls.get(&path)?.clone();
-        Some(Submodule { path, commit, url })
-    };
-    Ok(search.found.into_iter().filter_map(submodule).collect())
+    Ok(search.found)
 }
 
 /// Returns the URLs in `.gitmodules` by path; `None` if there is no such file.
 fn urls(
     repository: &Repository,
     tree: ObjectId,
-) -> std::io::Result<Option<HashMap<BString, String>>> {
+) -> std::io::Result<Option<BTreeMap<BString, String>>> {
     let tree = repository.database.get(&tree, Kind::Tree)?;
     let mut entries = TreeRefIter::from_bytes(&tree.data, OBJECT_HASH).filter_map(Result::ok);
     let Some(entry) = entries.find(|entry| {
@@ -70,12 +69,13 @@ fn urls(
     let nothing = gix::config::File::default();
     let file = gix::submodule::File::from_bytes(&blob.data, None, &nothing)
         .map_err(|error| corrupt(format!(".gitmodules: {error}")))?;
-    let mut urls = HashMap::new();
+    let mut urls = BTreeMap::new();
     for name in file.names() {
         let value = |key| file.config().string_by("submodule", Some(name), key);
         let is_off = value("update").is_some_and(|update| update == "none");
         if let (Some(path), Some(url), false) = (value("path"), value("url"), is_off)
             && let Ok(url) = url.to_str()
+            && path.len() <= MAX_PATH_LEN
         {
             urls.insert(path, url.to_owned());
         }
@@ -83,13 +83,12 @@ fn urls(
     Ok(Some(urls))
 }
 
-/// Finds the commits in a tree.
+/// Finds the commits in a tree that have a URL, and looks nowhere else: small trees may describe any number of paths.
 struct Search<'a> {
     repository: &'a Repository,
-    /// Trees in which there is none: they may be there many times.
-    without: HashSet<ObjectId>,
+    urls: &'a BTreeMap<BString, String>,
     entries: u64,
-    found: Vec<(BString, ObjectId)>,
+    found: Vec<Submodule>,
 }
 
 impl Search<'_> {
@@ -97,10 +96,6 @@ impl Search<'_> {
         if depth >= MAX_DEPTH {
             return Err(corrupt("the tree is too deep"));
         }
-        if self.without.contains(&id) {
-            return Ok(());
-        }
-        let before = self.found.len();
         let tree = self.repository.database.get(&id, Kind::Tree)?;
         for entry in TreeRefIter::from_bytes(&tree.data, OBJECT_HASH) {
             let entry = entry.map_err(|error| corrupt(format!("the tree is damaged: {error}")))?;
@@ -108,21 +103,37 @@ impl Search<'_> {
             if self.entries > MAX_ENTRIES {
                 return Err(corrupt("the tree has too many entries"));
             }
+            let kind = entry.mode.kind();
+            if !matches!(kind, EntryKind::Tree | EntryKind::Commit) {
+                continue;
+            }
             let mut below = path.clone();
             if !below.is_empty() {
                 below.push(b'/');
             }
             below.extend_from_slice(entry.filename);
-            match entry.mode.kind() {
-                EntryKind::Tree => self.tree(entry.oid.to_owned(), &below, depth + 1)?,
-                EntryKind::Commit => self.found.push((below, entry.oid.to_owned())),
-                _ => {}
+            if kind == EntryKind::Commit {
+                if let Some(url) = self.urls.get(&below) {
+                    self.found.push(Submodule {
+                        path: below,
+                        commit: entry.oid.to_owned(),
+                        url: url.clone(),
+                    });
+                }
+            } else if self.has_below(&below) {
+                self.tree(entry.oid.to_owned(), &below, depth + 1)?;
             }
         }
-        if self.found.len() == before {
-            self.without.insert(id);
-        }
         Ok(())
+    }
+
+    /// Returns true if something with a URL may lie in a directory.
+    fn has_below(&self, directory: &BString) -> bool {
+        let mut start = directory.clone();
+        start.push(b'/');
+        let mut urls = self.urls.range(start.clone()..);
+        urls.next()
+            .is_some_and(|(path, _)| path.starts_with(&start))
     }
 }
 

@@ -18,10 +18,15 @@ use rustix::process::{Pid, Signal};
 use super::http::{INFO_REFS, below};
 use super::kept::size_of;
 use super::line::Line;
-use crate::download::DownloadError;
+use crate::disk;
+use crate::download::{DownloadError, LOOK_AT_DISK_EVERY};
+use crate::git::Revision;
 use crate::net::{Client, NetError};
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
+
+/// The revision that is a file of its own.
+const HEAD: &str = "HEAD";
 
 /// How often it is looked whether git should end.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -62,6 +67,26 @@ pub(super) fn check(
     Err(DownloadError::trouble(
         "the server does not speak git's smart protocol, and has no list of references",
     ))
+}
+
+/// Returns what a revision is on the server: `HEAD` is a file there, and ours leads elsewhere.
+pub(super) fn named(
+    client: &Client,
+    url: &SourceUrl,
+    revision: &Revision,
+    line: &Line<'_>,
+) -> Result<Revision, DownloadError> {
+    if !matches!(revision, Revision::Name(name) if name == HEAD) {
+        return Ok(revision.clone());
+    }
+    let head = below(url, "/HEAD", None);
+    let chunk = client
+        .exchange(&head, &HeaderMap::new(), None, false, line.watch.interrupt)
+        .and_then(|mut answer| answer.next())?;
+    let text = std::str::from_utf8(&chunk).unwrap_or_default().trim();
+    Revision::parse(text.strip_prefix("ref: ").unwrap_or(text)).map_err(|_| {
+        DownloadError::trouble("the file HEAD of the server names neither a commit nor a branch")
+    })
 }
 
 /// Fetches all branches and tags into a bare repository.
@@ -132,7 +157,9 @@ fn command(folder: &Path, url: &SourceUrl, line: &Line<'_>, said: &File) -> io::
     command
         .arg("--git-dir")
         .arg(folder)
-        .args(["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"])
+        // What is there no more must not be found, nor stand in the way of `a/b` where `a` was.
+        .args(["fetch", "--quiet", "--prune"])
+        .args(["--no-tags", "--no-recurse-submodules"])
         .args(["--no-write-fetch-head", "--", "origin"])
         .args(["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"])
         // Everybody can see command lines.
@@ -157,6 +184,7 @@ struct Group(Child);
 
 impl Group {
     fn wait(mut self, folder: &Path, line: &Line<'_>) -> io::Result<ExitStatus> {
+        let disk = fs_err::File::open(folder)?;
         for poll in 0_u32.. {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
@@ -165,13 +193,15 @@ impl Group {
                 return Err(line.failed(NetError::Interrupted));
             }
             let limit_bytes = line.limits.max_bytes;
-            if poll % POLLS_A_LOOK == POLLS_A_LOOK - 1
-                && size_of(&folder.join("objects")) > limit_bytes
-            {
+            let is_look = poll % POLLS_A_LOOK == POLLS_A_LOOK - 1;
+            if is_look && size_of(&folder.join("objects")) > limit_bytes {
                 return Err(line.failed(NetError::TooLong {
                     limit_bytes,
                     announced_bytes: None,
                 }));
+            }
+            if is_look {
+                disk::leave_reserve(disk.file(), LOOK_AT_DISK_EVERY, line.limits.disk_reserve)?;
             }
             std::thread::sleep(POLL_INTERVAL);
         }

@@ -43,8 +43,9 @@ pub(super) fn fetch_into(
             }
             Err((Failure::Dumb, _)) if line.is_well() => {
                 system::check(client, url, line)?;
+                let named = system::named(client, url, revision, line)?;
                 system::fetch(room.path(), url, line)?;
-                return Ok((vec![revision.clone()], Vec::new()));
+                return Ok((vec![named], Vec::new()));
             }
             Err((failure, _)) => failure,
         };
@@ -62,9 +63,11 @@ fn converse<'a>(
     (line, here): (&'a Line<'a>, Option<&Rc<dyn Here>>),
 ) -> Result<Vec<ObjectId>, (Failure, Option<Depth>)> {
     let mut session = Session::begin(transport, line).map_err(|failure| (failure, None))?;
-    let ids = session
+    let tips = session
         .resolve(revision)
         .map_err(|failure| (failure, None))?;
+    let ids: Vec<_> = tips.iter().map(|tip| tip.commit).collect();
+    let shown: Vec<_> = tips.iter().map(|tip| tip.shown).collect();
     let is_known = ids.iter().all(|id| room.tips().contains(id));
     if is_known && !room.is_partial() {
         return Ok(ids);
@@ -78,11 +81,14 @@ fn converse<'a>(
     // Whoever has all blobs of an earlier commit gets less as a difference to it.
     let leaves_out = room.is_partial() || (knows_blobs && room.tips().is_empty());
     let is_partial = leaves_out && depth == Depth::One && session.knows_partial();
-    let unusable = |error: io::Error| (Failure::Other(error.to_string()), None);
+    let unusable = |error: io::Error| {
+        line.set_damaged(true);
+        (Failure::Other(error.to_string()), None)
+    };
     if !is_known || !is_partial {
         let repository = room::open(room.path()).map_err(unusable)?;
         let wanted = Wanted {
-            ids: &ids,
+            ids: &shown,
             depth,
             blobs: !is_partial,
         };
@@ -104,7 +110,7 @@ fn converse<'a>(
             .map_err(|failure| (failure, Some(depth)))?;
     }
     if is_partial {
-        let ids = missing::of(room, &ids, here).map_err(unusable)?;
+        let ids = missing::of(room.path(), &ids, here, line.watch).map_err(unusable)?;
         for ids in ids.chunks(MAX_BLOBS_ASKED) {
             let repository = room::open(room.path()).map_err(unusable)?;
             let wanted = Wanted {

@@ -1,15 +1,19 @@
 //! git's protocol over a bare stream: `git://`, and the pipes of a program such as ssh.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
 use std::net::TcpStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::net::RecvFlags;
+
 use super::line::Line;
-use crate::net::{NetError, Phase};
+use crate::net::{Limits, NetError, Phase, StallWatch, UNHURRIED_BYTES};
 use crate::staging::StagedFile;
 
 /// How often a wait looks whether it should end.
@@ -23,10 +27,33 @@ const MAX_LAST_WORDS: u64 = 2000;
 pub(super) struct Wire<'a, S> {
     stream: S,
     line: &'a Line<'a>,
+    pace: Rc<RefCell<Pace>>,
+}
+
+/// How fast an answer comes; another begins when something is asked.
+#[derive(Debug)]
+struct Pace {
+    stall: StallWatch,
+    got_bytes: u64,
+}
+
+impl Pace {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            stall: StallWatch::new(limits.stall_bytes_per_second, limits.stall_window),
+            got_bytes: 0,
+        }
+    }
+
+    /// Returns true if what comes has become too slow. A server may take its time before it really answers.
+    fn is_stalled_after(&mut self, waited: Duration, bytes: u64) -> bool {
+        self.got_bytes += bytes;
+        self.got_bytes > UNHURRIED_BYTES && self.stall.stalled_after(waited, bytes)
+    }
 }
 
 /// A stream whose waits can be bounded.
-pub(super) trait Stream: Read + Write + Sized {
+pub(super) trait Stream: Read + Write + AsFd + Sized {
     fn duplicate(&self) -> io::Result<Self>;
     fn bound_waits(&self, limit: Duration) -> io::Result<()>;
 }
@@ -56,17 +83,23 @@ impl<'a, S: Stream> Wire<'a, S> {
     pub(super) fn pair(stream: S, line: &'a Line<'a>) -> io::Result<(Self, Self)> {
         stream.bound_waits(POLL_INTERVAL)?;
         let other = stream.duplicate()?;
+        let pace = Rc::new(RefCell::new(Pace::new(&line.limits)));
         Ok((
-            Self { stream, line },
+            Self {
+                stream,
+                line,
+                pace: Rc::clone(&pace),
+            },
             Self {
                 stream: other,
                 line,
+                pace,
             },
         ))
     }
 
     /// Repeats a step that may block, until it is done or time is up.
-    fn wait<T>(&mut self, mut step: impl FnMut(&mut S) -> io::Result<T>) -> io::Result<T> {
+    fn wait(&mut self, mut step: impl FnMut(&mut S) -> io::Result<usize>) -> io::Result<usize> {
         let started = Instant::now();
         let limit = self.line.limits.first_byte_timeout;
         loop {
@@ -94,20 +127,53 @@ impl<'a, S: Stream> Wire<'a, S> {
 
 impl<S: Stream> Read for Wire<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.wait(|stream| stream.read(buffer))?;
-        self.line.got(count)?;
+        let (line, pace) = (self.line, Rc::clone(&self.pace));
+        let mut looked = Instant::now();
+        // What ends a wait that is too long is no answer of the stream.
+        let mut is_stalled = false;
+        let count = self.wait(|stream| {
+            let read = stream.read(buffer);
+            let bytes = *read.as_ref().unwrap_or(&0) as u64;
+            is_stalled = pace.borrow_mut().is_stalled_after(looked.elapsed(), bytes);
+            looked = Instant::now();
+            if is_stalled { Ok(0) } else { read }
+        })?;
+        if is_stalled {
+            return Err(line.failed(NetError::Stall {
+                got_bytes: line.got_bytes(),
+                bytes_per_second: line.limits.stall_bytes_per_second,
+                window: line.limits.stall_window,
+            }));
+        }
+        line.got(count)?;
         Ok(count)
     }
 }
 
 impl<S: Stream> Write for Wire<'_, S> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.wait(|stream| stream.write(buffer))
+        *self.pace.borrow_mut() = Pace::new(&self.line.limits);
+        self.wait(|stream| write_or_hear(stream, buffer))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Writes, as far as anybody listens. A server that refuses says so and hangs up in the middle of what is asked: if it
+/// said something, that is what is to be heard of it.
+fn write_or_hear(stream: &mut impl Stream, buffer: &[u8]) -> io::Result<usize> {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    stream.write(buffer).or_else(|error| {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let said = rustix::net::recv(stream.as_fd(), &mut byte, flags);
+        match (error.kind(), said) {
+            (BrokenPipe | ConnectionReset, Ok((1.., _))) => Ok(buffer.len()),
+            _ => Err(error),
+        }
+    })
 }
 
 /// A program on the other end; ended when dropped.
@@ -155,5 +221,26 @@ impl Drop for Program {
     fn drop(&mut self) {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_before_the_other_side_hung_up_is_heard() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"ERR not our ref").unwrap();
+        drop(theirs);
+        for words in ["want something", "done"] {
+            let written = write_or_hear(&mut ours, words.as_bytes());
+            assert_eq!(written.unwrap(), words.len());
+        }
+        let mut said = String::new();
+        ours.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "ERR not our ref");
+        let error = write_or_hear(&mut ours, b"again").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }
