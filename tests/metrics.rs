@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use store_index::digest::Algorithm;
+
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, mode, sri};
+use crate::support::{TestEnv, digest, mode, sri};
 
 /// Reads the text format as strictly as its documentation has it, and returns the value of each series.
 #[track_caller]
@@ -146,4 +148,28 @@ fn what_cannot_be_added_to() {
             .says("the metrics cannot be added to");
     }
     assert_eq!(fs_err::read(&other).unwrap(), b"node_load1 0.5\n");
+}
+
+/// Each entry of a batch counts as a fetch of its own.
+#[test]
+fn a_batch_adds_up_too() {
+    let env = TestEnv::new();
+    let server = Server::with("/one", Answer::body("one"));
+    server.route("/two", Answer::body("two"));
+    let file = env.path("fetch.prom");
+    let line = |content: &str| {
+        let digest = digest(Algorithm::Sha256, content.as_bytes());
+        format!("{}  {content}\n", digest.to_hex())
+    };
+    let list = env.write("SHA256SUMS", ["one", "two", "three"].map(line).concat());
+    env.fetch(["batch", "--no-store", "--no-media", "--metrics"])
+        .args([&file, &list])
+        .arg("--base-url")
+        .arg(server.url("/"))
+        .go()
+        .exits(3);
+    let counted = read(&file);
+    assert_eq!(counted["fetch_runs_total{result=\"ok\"}"], 2.0);
+    assert_eq!(counted["fetch_runs_total{result=\"not-found\"}"], 1.0);
+    assert_eq!(counted["fetch_delivered_bytes_total{source=\"url\"}"], 6.0);
 }

@@ -259,7 +259,7 @@ fn a_hangup_that_is_ignored() {
         let server = Server::with("/slow", slow);
         let run = env.fetch_hash(sri(&body)).args(["--name", "slow"]);
         let run = run.arg(server.url("/slow"));
-        let running = if ignored { run.no_hangup() } else { run }.start();
+        let running = run.hangup_ignored(ignored).start();
         wait_until("the download has begun", || server.sent_bytes() > 0);
         running.signal(Signal::HUP);
         running.wait().exits(exit);

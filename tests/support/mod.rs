@@ -208,11 +208,14 @@ impl Run<'_> {
         self
     }
 
-    /// Runs it as `nohup` does, for which hanging up is nothing.
-    pub(crate) fn no_hangup(mut self) -> Self {
-        self.wrapper = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
-            .map(OsString::from)
-            .into();
+    /// Runs it as `nohup` does, for which hanging up is nothing, or as a terminal does, however the tests were started.
+    pub(crate) fn hangup_ignored(mut self, ignored: bool) -> Self {
+        let how = if ignored {
+            "--ignore-signal=HUP"
+        } else {
+            "--default-signal=HUP"
+        };
+        self.wrapper = ["env", how].map(OsString::from).into();
         self
     }
 

@@ -37,9 +37,10 @@ use self::report::{Fate, From, Row};
 use crate::download::SharedClient;
 use crate::error::{ErrorKind, FetchError};
 use crate::fetch::{self, Here, LockPolicy, Policy};
+use crate::metrics::{self, Metrics};
 use crate::mirrors::MirrorSites;
 use crate::places::{Brought, Places};
-use crate::report::{Listener, Success};
+use crate::report::{self as fetch_report, Listener, Success};
 use crate::request::Request;
 use crate::source::{self, AbsentMedia, Lookup, Source as _, SourceKind};
 use crate::source_url::SourceUrl;
@@ -106,6 +107,7 @@ pub fn run(
         display: Display::new(watch.progress, plan.entries.len()),
         watch,
         fates: Mutex::new(vec![Fate::NotDone; plan.entries.len()]),
+        metrics: Mutex::default(),
     };
     let mut trouble = None;
     match folder {
@@ -119,6 +121,7 @@ pub fn run(
         }
     }
     let discs = batch.find_discs(places);
+    batch.tell_metrics();
     batch.into_report(list, discs, trouble, started.elapsed())
 }
 
@@ -173,6 +176,7 @@ struct Batch<'a> {
     display: Display<'a>,
     watch: Watch<'a>,
     fates: Mutex<Vec<Fate>>,
+    metrics: Mutex<Metrics>,
 }
 
 impl Batch<'_> {
@@ -180,6 +184,37 @@ impl Batch<'_> {
         self.display.is_done(fate.error().is_some());
         let mut fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner);
         fates[number] = fate;
+    }
+
+    /// Counts what a fetch did, if that is wanted.
+    fn count(&self, report: &fetch_report::Report) {
+        if self.policy.metrics.is_none() {
+            return;
+        }
+        let end = report.result.as_ref().map_err(|error| error.kind);
+        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics.add(&metrics::Run {
+            attempts: &report.attempts,
+            end: end.map(|done| Some((done.kind, done.bytes))),
+            took: report.took,
+        });
+    }
+
+    /// Adds what was counted to the file for it, if one was named.
+    fn tell_metrics(&mut self) {
+        let Some(file) = &self.policy.metrics else {
+            return;
+        };
+        let metrics = self
+            .metrics
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = metrics.add_to(file) {
+            self.voice.warning(&format!(
+                "the metrics cannot be added to {}: {error}",
+                printable(file)
+            ));
+        }
     }
 
     /// A fetch reports to the one display.
@@ -253,6 +288,9 @@ impl Batch<'_> {
                 error,
             })
         };
+        if let Here::Ended(report) = &here {
+            self.count(report);
+        }
         match here {
             Here::NotHere { suspicious } => return missing(suspicious, None),
             Here::Ended(report) => match report.result {
@@ -335,6 +373,7 @@ impl Batch<'_> {
             self.display.begins(number, &printable(&entry.path));
             let report = fetch::run(&request, places, policy, &ears, self.watch());
             self.display.pauses(number);
+            self.count(&report);
             match report.result {
                 Ok(success) => {
                     places.brought = Some(brought(&request, self.common, entry));
