@@ -22,6 +22,7 @@ mod network;
 mod nix_builder;
 mod nix_store;
 mod prefetch;
+mod proxies;
 mod repositories;
 mod resume;
 mod retries;

@@ -1,10 +1,9 @@
 //! Only on a miss it is downloaded, verified and put in place: from servers that are honest, and from others.
 
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::Duration;
 
-use crate::support::nginx::{NGINX, Nginx};
+use crate::support::nginx::{NGINX, NGINX_WITH_TLS, Nginx};
 use crate::support::server::{Answer, Server};
 use crate::support::{Outcome, Run, TestEnv, lacks, mode, nar_sri, noise, sri};
 
@@ -617,56 +616,11 @@ fn weak_hashes_work_with_a_warning() {
 /// https is verified, against the certificates the environment names.
 #[test]
 fn certificates_are_verified() {
-    if lacks(
-        "certificates_are_verified",
-        &[NGINX, &["openssl"]].concat(),
-        false,
-    ) {
+    if lacks("certificates_are_verified", NGINX_WITH_TLS, false) {
         return;
     }
     let env = TestEnv::new();
-    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| env.path(name));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-addext",
-        ])
-        .args(["basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .unwrap();
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let server = format!(
-        "listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};",
-        certificate.display(),
-        key.display()
-    );
-    let _nginx = Nginx::configured(&env, &server);
+    let (_nginx, port, certificate) = Nginx::with_tls(&env);
     env.write("www/hello", "hello\n");
     let url = format!("https://127.0.0.1:{port}/hello");
     let untrusted = env.fetch_hash(HELLO).arg(&url).go();

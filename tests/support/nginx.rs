@@ -10,6 +10,9 @@ use super::{TestEnv, wait_until};
 /// The programs an [`Nginx`] needs; see [`super::lacks`].
 pub(crate) const NGINX: &[&str] = &["nginx"];
 
+/// The programs that [`Nginx::with_tls`] needs.
+pub(crate) const NGINX_WITH_TLS: &[&str] = &["nginx", "openssl"];
+
 /// A server of the files below `www`; stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct Nginx {
@@ -81,6 +84,53 @@ impl Nginx {
             assert!(said.contains("Address already in use"), "nginx: {said}");
         }
         panic!("no free port in five tries");
+    }
+
+    /// Serves `www` over https too, with a certificate for 127.0.0.1 that nobody else vouches for. Returns the port of
+    /// that, and the certificate.
+    pub(crate) fn with_tls(env: &TestEnv) -> (Self, u16, PathBuf) {
+        let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| env.path(name));
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "2",
+            ])
+            .args([
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-addext",
+            ])
+            .args(["basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let server = format!(
+            "listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {};",
+            certificate.display(),
+            key.display()
+        );
+        (Self::configured(env, &server), port, certificate)
     }
 
     /// Returns the URL of a path that begins with a slash.
