@@ -234,26 +234,7 @@ impl Downloader {
                 }
             }
         }
-        let mut landing = Landing {
-            url,
-            room,
-            claim,
-            partial,
-            check: Some((check, request)),
-            progress: watch.progress,
-            unlooked_bytes: None,
-            reserve: self.limits.disk_reserve,
-            failures: Arc::clone(&self.failures),
-            parts: None,
-            hashed_bytes: 0,
-            interrupt: watch.interrupt,
-            has_validator: false,
-            has_begun: false,
-            is_mixed: false,
-            went_on: false,
-            beside: None,
-            is_spool_full: false,
-        };
+        let mut landing = self.landing(url, room, (claim, partial), Some((check, request)), watch);
         self.get(&mut landing, watch)?;
         let is_spliced = landing.went_on || landing.is_mixed;
         let Landing { room, check, .. } = landing;
@@ -283,12 +264,28 @@ impl Downloader {
         let partial = claim
             .filter(|claim| claim.is_of(url))
             .and_then(Claim::partial);
-        let mut landing = Landing {
+        let mut landing = self.landing(url, room, (claim, partial), None, watch);
+        self.get(&mut landing, watch)?;
+        let is_spliced = landing.went_on || landing.is_mixed;
+        let metadata = room.file.metadata().map_err(DownloadError::Write)?;
+        Ok((metadata.len(), is_spliced))
+    }
+
+    /// Nothing has landed yet.
+    fn landing<'a>(
+        &self,
+        url: &'a SourceUrl,
+        room: &'a mut StagedFile,
+        (claim, partial): (Option<&'a Claim>, Option<Partial>),
+        check: Option<(FileCheck, &'a Request)>,
+        watch: Watch<'a>,
+    ) -> Landing<'a> {
+        Landing {
             url,
             room,
             claim,
             partial,
-            check: None,
+            check,
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
@@ -302,11 +299,7 @@ impl Downloader {
             went_on: false,
             beside: None,
             is_spool_full: false,
-        };
-        self.get(&mut landing, watch)?;
-        let is_spliced = landing.went_on || landing.is_mixed;
-        let metadata = room.file.metadata().map_err(DownloadError::Write)?;
-        Ok((metadata.len(), is_spliced))
+        }
     }
 
     /// Gets the rest of what is there, or the whole.
