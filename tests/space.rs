@@ -121,6 +121,62 @@ fn a_small_whole_after_a_wrong_one() {
     assert_eq!(server.requests().len(), 2);
 }
 
+/// What is here under the name and has no room may be something else: others are asked.
+#[test]
+fn a_local_file_without_room_costs_one_candidate() {
+    let name = "space::a_local_file_without_room_costs_one_candidate";
+    if lacks(name, &["mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let Some(disk) = SmallDisk::new(env.path("small"), "4m") else {
+        return crate::support::skipped(name, "cannot mount a tmpfs");
+    };
+    let body = noise(1, 300_000);
+    env.write("shelf/it", noise(2, 6 * MIB));
+    let server = Server::with("/it", Answer::file(body.clone()));
+    let output = env.path("small/it");
+    let run = |path: &str| {
+        fetch(&env, &body)
+            .arg("--media")
+            .arg(env.path("shelf"))
+            .arg("-o")
+            .arg(&output)
+            .arg(server.url(path))
+    };
+    run("/nothing/it").go().exits(7).says("space");
+    assert_eq!(names_in(&env.path("small")), [""; 0]);
+    run("/it").go().exits(0);
+    assert!(fs_err::read(&output).unwrap() == body);
+    drop(disk);
+}
+
+/// What is to stay free on a disk stays free of copies, too, which are not worth an error.
+#[test]
+fn the_reserve_holds_for_kept_copies() {
+    let name = "space::the_reserve_holds_for_kept_copies";
+    if lacks(name, &["mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let Some(_disk) = SmallDisk::new(env.path("cache"), "40m") else {
+        return crate::support::skipped(name, "cannot mount a tmpfs");
+    };
+    let body = noise(1, 3 * MIB);
+    let server = Server::with("/big", Answer::file(body.clone()));
+    for (keys, kept) in [("[limits]\ndisk_reserve = 40000000\n", 0), ("", 1)] {
+        env.write("config/fetch/fetch.toml", keys);
+        let run = fetch(&env, &body).args(["--keep-copies", "-o", "big"]);
+        let outcome = run.arg(server.url("/big")).go().exits(0);
+        let said = outcome.stderr.contains("no copy of");
+        assert_eq!(said, kept == 0, "{outcome}");
+        let copies = env.path("cache/fetch/copies");
+        assert_eq!(names_in(&copies).len(), kept, "{outcome}");
+        fs_err::remove_file(env.out("big")).unwrap();
+        fs_err::remove_dir_all(env.path("cache/fetch/ledger")).unwrap();
+    }
+}
+
 /// A folder for partial downloads that is too small for this one is no reason not to have it.
 #[test]
 fn a_small_spool() {

@@ -15,6 +15,7 @@ use store_index::nar::{Encoder, NarHasher};
 use store_index::tree;
 use store_index::watch::{NoProgress, Progress, Unit, Watch};
 
+use crate::bad_input::SmallDisk;
 use crate::support::nix::{NIX, NixStore};
 use crate::support::server::{Answer, Server};
 use crate::support::{Outcome, TestEnv, daemon, lacks, mode, names_in, nar_sri, noise, sri};
@@ -532,6 +533,39 @@ fn bombs_go_out() {
 }
 
 /// Unpacks where no more address space is to be had, in MiB: whoever asks for more dies.
+/// What is in an archive shows when it is unpacked: one that has no room costs one candidate.
+#[test]
+fn an_archive_without_room_costs_one_candidate() {
+    let name = "unpack::an_archive_without_room_costs_one_candidate";
+    if lacks(name, &["mount", "gzip"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let Some(disk) = SmallDisk::new(env.path("small"), "4m") else {
+        return crate::support::skipped(name, "cannot mount a tmpfs");
+    };
+    env.write("right/a", "right");
+    let hash = tree_sri(&env.path("right"));
+    let zeroes = "0".repeat(9 << 20);
+    let large = piped(&["gzip"], &tar(&[("r/a", b'0', &zeroes)]));
+    let server = Server::with("/large.tgz", Answer::body(large));
+    server.route("/right.tar", Answer::body(tar(&[("r/a", b'0', "right")])));
+    let output = env.path("small/out");
+    let run = |urls: &[&str]| {
+        env.fetch_hash(&hash)
+            .args(["--unpack", "--retry-budget", "0", "-o"])
+            .arg(&output)
+            .args(urls.iter().map(|path| server.url(path)))
+    };
+    let report = run(&["/large.tgz", "/nothing.tar"]).json(7);
+    report.tried("url", "failed", "/large.tgz");
+    assert!(report.stderr.contains("space"), "{}", report.stderr);
+    assert_eq!(names_in(&env.path("small")), [""; 0]);
+    run(&["/large.tgz", "/right.tar"]).go().exits(0);
+    assert_eq!(tree_sri(&output), hash);
+    drop(disk);
+}
+
 fn unpack_in_mib(env: &TestEnv, mib: u64, hash: &str, url: &str) -> Outcome {
     let limit = format!("--as={}", mib << 20);
     env.run(Path::new("prlimit"), [&limit, env!("CARGO_BIN_EXE_fetch")])

@@ -15,6 +15,12 @@ const RESERVE_PER_CENT: u64 = 1;
 /// Files below this size may come whatever is free: they do not fill a disk.
 const SMALL_BYTES: u64 = 1024 * 1024;
 
+/// Returns true if there was no room for what was written, or will be none.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 /// Refuses so many more bytes beside a file if they would leave less than the reserve: that of the configuration, or
 /// the usual one.
 pub(crate) fn leave_reserve(

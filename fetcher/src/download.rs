@@ -570,9 +570,7 @@ impl Landing<'_> {
             NetError::TooLong {
                 announced_bytes, ..
             } => announced_bytes.is_none(),
-            NetError::Sink(error) => {
-                error.kind() == io::ErrorKind::StorageFull && self.unlooked_bytes.is_some()
-            }
+            NetError::Sink(error) => disk::is_full(error) && self.unlooked_bytes.is_some(),
             _ => false,
         };
         if let Some(claim) = self.claim.filter(|_| is_too_much) {
@@ -660,7 +658,7 @@ impl BodySink for Landing<'_> {
     fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
         if let Err(error) = self.write_staged(chunk) {
             let beside = self.beside.as_ref().filter(|_| self.room.is_in_spool());
-            self.is_spool_full = error.kind() == io::ErrorKind::StorageFull
+            self.is_spool_full = disk::is_full(&error)
                 && beside.is_some_and(|beside| !is_on_one_disk(&beside.file, &self.room.file));
             return Err(error);
         }

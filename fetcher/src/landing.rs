@@ -21,6 +21,7 @@ use store_index::watch::{Unit, Watch};
 use self::wrong::Wrong;
 use crate::copy::{self, CopyError};
 use crate::diagnosis;
+use crate::disk;
 use crate::download::{DownloadError, Downloader};
 use crate::error::FetchError;
 use crate::fetch::Policy;
@@ -264,21 +265,7 @@ impl<'a> Landing<'a> {
         let not_it = match landed {
             Ok(landed) => return Ok(Ok(landed)),
             Err(DownloadError::Interrupted) => return Err(FetchError::interrupted()),
-            Err(DownloadError::Write(error)) if self.give_up_wrong(&error) => NotIt {
-                retry: Some(Retry {
-                    is_overload: false,
-                    at_least: None,
-                }),
-                ..NotIt::new(AttemptResult::Failed, error.to_string())
-            },
-            // Servers say what they like about lengths, and others may have less to send.
-            Err(DownloadError::Write(error)) if error.kind() == io::ErrorKind::StorageFull => {
-                NotIt {
-                    no_room: Some(Box::new(self.write_error(&error))),
-                    ..NotIt::new(AttemptResult::Failed, error.to_string())
-                }
-            }
-            Err(DownloadError::Write(error)) => return Err(self.write_error(&error)),
+            Err(DownloadError::Write(error)) => self.not_written(&error)?,
             Err(DownloadError::Local(reason)) => return Err(FetchError::local(reason)),
             Err(DownloadError::Gone(reason)) => NotIt::new(AttemptResult::Absent, reason),
             Err(DownloadError::Trouble {
@@ -294,6 +281,34 @@ impl<'a> Landing<'a> {
             },
         };
         Ok(Err(not_it))
+    }
+
+    /// Tells a candidate that has no room from trouble that ends the fetch: it may be longer than what is wanted, and
+    /// others may have less to send.
+    fn not_written(&mut self, error: &io::Error) -> Result<NotIt, FetchError> {
+        if self.give_up_wrong(error) {
+            let retry = Some(Retry {
+                is_overload: false,
+                at_least: None,
+            });
+            return Ok(NotIt {
+                retry,
+                ..NotIt::new(AttemptResult::Failed, error.to_string())
+            });
+        }
+        self.without_room(error)
+    }
+
+    /// The same, where nothing that is kept takes the room.
+    fn without_room(&self, error: &io::Error) -> Result<NotIt, FetchError> {
+        let says = self.write_error(error);
+        if !disk::is_full(error) {
+            return Err(says);
+        }
+        Ok(NotIt {
+            no_room: Some(Box::new(says)),
+            ..NotIt::new(AttemptResult::Failed, error.to_string())
+        })
     }
 
     fn land_local(
@@ -355,7 +370,7 @@ impl<'a> Landing<'a> {
         match copied {
             Ok(verdict) => self.judge_file(verdict),
             Err(CopyError::Interrupted) => Err(FetchError::interrupted()),
-            Err(CopyError::Write(error)) => Err(self.write_error(&error)),
+            Err(CopyError::Write(error)) => Ok(Landed::NotIt(self.without_room(&error)?)),
             Err(error @ (CopyError::Changed { .. } | CopyError::Read(_))) => Ok(Landed::NotIt(
                 NotIt::new(AttemptResult::Failed, error.to_string()),
             )),
@@ -412,11 +427,10 @@ impl<'a> Landing<'a> {
             Target::Path(path) | Target::Given(path) => printable(path),
             Target::Stdout => "a temporary file for standard output".to_owned(),
         };
-        let hint = match error.kind() {
-            io::ErrorKind::StorageFull => {
-                "make room on that file system, or choose another with -o"
-            }
-            _ => "choose another path with -o",
+        let hint = if disk::is_full(error) {
+            "make room on that file system, or choose another with -o"
+        } else {
+            "choose another path with -o"
         };
         FetchError::local(format!(
             "cannot write {output}: {error}; nothing was left behind"

@@ -13,6 +13,7 @@ use crate::hash_file::{BUFFER_LEN, NotHashed, Purpose, hash};
 use crate::index::read_manifest;
 use crate::key::{Digests, KeyKind};
 use crate::manifest::{Manifest, SegmentEntry};
+use crate::mounts;
 use crate::path_text;
 use crate::places::IN_PLACE_DIR;
 use crate::read_at::open_regular;
@@ -120,7 +121,12 @@ fn check_directories(
         .as_deref()
         .unwrap_or_else(|| manifest.root.path());
     let real = content.or(around).unwrap_or(recorded);
-    let root = Beneath::open(real).ok();
+    // Who wants contents compared has said which roots may be touched.
+    let may_touch = content.is_some() || {
+        let mounts = mounts::mounted().unwrap_or_default();
+        !mounts::may_hang_at(&mounts, real, &[&canonical])
+    };
+    let root = may_touch.then(|| Beneath::open(real).ok()).flatten();
     let expected = Expected {
         index_dir: directory,
         base: match around {

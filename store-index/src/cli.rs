@@ -391,6 +391,11 @@ impl PlaceArgs {
 }
 
 impl LookupArgs {
+    /// Returns the hash as it was given.
+    pub(crate) fn hash(&self) -> String {
+        self.hash.escape_debug().to_string()
+    }
+
     pub(crate) fn address(&self) -> Result<ContentAddress, Usage> {
         let algorithm = match self
             .hash_algo

@@ -315,3 +315,42 @@ fn a_dead_network_mount_below_what_was_named_is_left_out_and_told() {
     );
     drop(dead);
 }
+
+/// What an index says of a folder on a server that has died since is told, and nobody waits.
+#[test]
+fn the_root_of_an_index_may_be_on_a_dead_network_mount() {
+    if lacks_fuse("the_root_of_an_index_may_be_on_a_dead_network_mount") {
+        return;
+    }
+    let env = TestEnv::new();
+    env.write("shelf/file-1.0", "on the shelf\n");
+    env.write("other/deep/file-1.0", "below\n");
+    env.write("store/.links/x", "");
+    let [shelf, other, index, store] =
+        ["shelf", "other", "index", "store"].map(|name| env.path(name));
+    env.store_index(["update", "--index"])
+        .arg(&index)
+        .args([&shelf, &other])
+        .arg("--store")
+        .arg(&store)
+        .go()
+        .exits(0);
+    let dead = [shelf.clone(), other.join("deep"), store].map(|at| DeadServer::mount(&at));
+    dead.iter().for_each(DeadServer::is_dead);
+
+    let run = |command: &str, words: &[&str], code| {
+        let run = env.store_index([command]).args(words);
+        bounded(run.arg("--index").arg(&index).go().exits(code))
+    };
+    let hash = sri(b"on the shelf\n");
+    let told = run("lookup", &[&hash], 0);
+    assert_eq!(told.stdout, format!("{}\n", text(&shelf.join("file-1.0"))));
+    assert_eq!(told.stderr.matches("is not touched").count(), 1, "{told}");
+    let told = run("lookup", &[&sri(b"below\n")], 0);
+    assert!(told.stdout.contains("other/deep/file-1.0"), "{told}");
+    run("status", &[], 0).says("is not touched");
+    run("check", &[], 0);
+    // What lies below the mount cannot be compared.
+    run("check", &["--content"], 1).says("is not touched");
+    drop(dead);
+}

@@ -300,18 +300,32 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) fn start(env: &TestEnv, root: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
         let root = env.path(root);
-        let child = daemon(&root, &env.path("home"), port).spawn().unwrap();
-        let daemon = Self { child, port };
-        wait_until("git daemon answers", || {
-            TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        daemon
+        // Another process may take the port between our look and the daemon's start: then the next one.
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port();
+            let log = env.path(format!("git-daemon-{port}"));
+            let mut child = daemon(&root, &env.path("home"), port)
+                .stderr(fs_err::File::create(&log).unwrap().into_file())
+                .spawn()
+                .unwrap();
+            let said = || fs_err::read_to_string(&log).unwrap();
+            let mut ended = None;
+            // Whoever answers at the port may be somebody else.
+            wait_until("git daemon is ready", || {
+                ended = child.try_wait().unwrap();
+                ended.is_some() || said().contains("Ready to rumble")
+            });
+            if ended.is_none() {
+                return Self { child, port };
+            }
+            assert!(said().contains("unable to allocate"), "{}", said());
+        }
+        panic!("no free port in five tries");
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -330,6 +344,7 @@ fn daemon(root: &Path, home: &Path, port: u16) -> Command {
     let mut command = Command::new(Path::new(folder.trim()).join("git-daemon"));
     command
         .args(["--listen=127.0.0.1", "--reuseaddr", "--export-all"])
+        .arg("--verbose")
         .arg(format!("--port={port}"))
         .arg(format!("--base-path={}", root.display()))
         .env_clear()

@@ -386,6 +386,17 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Says whether it has a handler for a signal.
+    pub(crate) fn catches(&self, signal: rustix::process::Signal) -> bool {
+        let status = fs_err::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.is_some_and(|caught| {
+            let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+            caught & (1 << (signal.as_raw() - 1)) != 0
+        })
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Outcome {
@@ -632,7 +643,7 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(
-            started.elapsed() < Duration::from_secs(10),
+            started.elapsed() < Duration::from_secs(30),
             "waited in vain until {what}"
         );
         std::thread::sleep(Duration::from_millis(5));

@@ -150,7 +150,9 @@ impl Landing<'_> {
             Err(UnpackError::Interrupted) => return Err(FetchError::interrupted()),
             Err(UnpackError::Write { path, source }) => {
                 let text = format!("{}: {source}", printable(&path));
-                return Err(self.write_error(&io::Error::new(source.kind(), text)));
+                let mut not_it = self.not_written(&io::Error::new(source.kind(), text))?;
+                not_it.bytes = bytes;
+                return Ok(Err(not_it));
             }
             Err(error @ UnpackError::Limit(_)) => {
                 // What is in it nobody knows: it is too much, not wrong.

@@ -59,6 +59,7 @@ impl Landing<'_> {
                 || fetched.pack_bytes == 0
                 || fetched.has_own_commit
                 || is_mixed;
+            let is_suspect = is_suspect && wrong.no_room.is_none();
             if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
                 if wrong.result == AttemptResult::Mismatch && !is_mixed {
                     self.set_tree_aside(candidate, fetched, &mut rooms);

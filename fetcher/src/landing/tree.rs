@@ -134,7 +134,7 @@ impl Landing<'_> {
             }
             Err(TreeError::Visit { path, source }) => {
                 let place = format!("{}: {source}", printable(&path));
-                return Err(self.write_error(&io::Error::new(source.kind(), place)));
+                self.without_room(&io::Error::new(source.kind(), place))?
             }
             Err(error) => NotIt::new(AttemptResult::Failed, error.to_string()),
         };

@@ -10,6 +10,7 @@ use std::io;
 use super::Landing;
 use super::clone::WrongTree;
 use crate::copy;
+use crate::disk;
 use crate::error::FetchError;
 use crate::publish;
 use crate::source::{Candidate, SourceKind};
@@ -55,7 +56,7 @@ impl Landing<'_> {
 
     /// Gives what is wrong up where the disk is full: what comes may be right.
     pub(super) fn give_up_wrong(&mut self, error: &io::Error) -> bool {
-        if error.kind() != io::ErrorKind::StorageFull {
+        if !disk::is_full(error) {
             return false;
         }
         let wrong = self.wrong.take();

@@ -17,7 +17,11 @@ pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u
         // One that cannot be opened is looked at all the same: the report says what is wrong with it.
         let (directory, report) = match &index {
             Ok(index) => {
-                let real = args.content.then(|| locator.locate(index).real);
+                let located = args.content.then(|| locator.locate(index));
+                let real = located.and_then(|located| {
+                    located.warn_untouched(talk);
+                    (!located.untouched).then_some(located.real)
+                });
                 (
                     index.directory().to_owned(),
                     library::check(index.directory(), real.as_deref(), watch),

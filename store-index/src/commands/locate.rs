@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 
 use store_index::index::Index;
 use store_index::media::{self, Medium, Note};
+use store_index::mounts::{self, Mount, hanging_below};
 use store_index::places::is_in_place;
 use store_index::root::{Root, RootKind};
+use store_index::terminal::say;
 
-use super::Failure;
-use crate::cli::{PlaceArgs, RootArg};
+use super::{Failure, shown};
+use crate::cli::{PlaceArgs, RootArg, Talk};
 
 /// Where the roots of indexes are now.
 pub(super) struct Locator {
     named: Vec<RootArg>,
     /// The media that are there, found out when the first index of a medium comes along.
     media: OnceCell<Vec<Medium>>,
+    mounts: OnceCell<Vec<Mount>>,
 }
 
 /// Where the root of an index is, or was.
@@ -24,6 +27,28 @@ pub(super) struct Located {
     pub(super) mounted: bool,
     /// What to call a medium.
     pub(super) label: Option<String>,
+    /// It lies on a network or FUSE mount that was not named, and is not touched.
+    pub(super) untouched: bool,
+    /// Where others like that are mounted below it, relative to it.
+    hanging: Vec<PathBuf>,
+}
+
+impl Located {
+    /// Says whether what lies there may be looked at.
+    pub(super) fn may_touch(&self, relative: &Path) -> bool {
+        let mut hanging = self.hanging.iter();
+        self.mounted && !self.untouched && !hanging.any(|mount| relative.starts_with(mount))
+    }
+
+    /// Says that a root was not looked at, if so.
+    pub(super) fn warn_untouched(&self, talk: &Talk) {
+        if self.untouched && !talk.quiet {
+            say(&format!(
+                "warning: {} is on a network or FUSE mount that was not named, which is not touched, since it hangs when its server is gone; --media names it",
+                shown(&self.real)
+            ));
+        }
+    }
 }
 
 impl Locator {
@@ -31,7 +56,24 @@ impl Locator {
         Ok(Self {
             named: places.roots()?,
             media: OnceCell::new(),
+            mounts: OnceCell::new(),
         })
+    }
+
+    /// Says whether nobody wanted a root to be looked at that may hang.
+    fn is_untouched(&self, index: &Index, real: &Path) -> bool {
+        let mounts = self
+            .mounts
+            .get_or_init(|| mounts::mounted().unwrap_or_default());
+        let directory = fs_err::canonicalize(index.directory()).unwrap_or_default();
+        let mut named = self.named.iter().map(|root| match root {
+            RootArg::Store(store) => &store.real,
+            RootArg::Folder(path) | RootArg::Medium(path) => path,
+        });
+        mounts::may_hang_at(mounts, real, &[&directory])
+            && !named.any(|named| {
+                named == real || fs_err::canonicalize(named).is_ok_and(|named| named == real)
+            })
     }
 
     fn media(&self) -> &[Medium] {
@@ -48,10 +90,17 @@ impl Locator {
         let root = index.root();
         if root.kind() != RootKind::Medium {
             let real = real_path(index, &root, &self.named);
+            let untouched = self.is_untouched(index, &real);
+            let mounted = untouched || is_mounted(&real);
             return Located {
-                mounted: is_mounted(&real),
+                hanging: match mounted && !untouched {
+                    true => hanging_below(&real),
+                    false => Vec::new(),
+                },
+                mounted,
                 real,
                 label: None,
+                untouched,
             };
         }
         let note = Note::of(index);
@@ -63,6 +112,8 @@ impl Locator {
         Located {
             label: Some(note.label_or_id(&root)),
             mounted: place.is_some(),
+            untouched: false,
+            hanging: place.as_deref().map(hanging_below).unwrap_or_default(),
             real: place.or_else(|| note.last_path()).unwrap_or_default(),
         }
     }

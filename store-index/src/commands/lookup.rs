@@ -43,6 +43,7 @@ pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
             Ok(entries) if entries.is_empty() => {}
             Ok(entries) => {
                 let located = locator.locate(&index);
+                located.warn_untouched(talk);
                 for place in entries
                     .iter()
                     .filter_map(|entry| place(&index, entry, &located))
@@ -71,13 +72,13 @@ pub(crate) fn lookup(args: &LookupArgs, talk: &Talk) -> Result<u8, Failure> {
         }
     }
     if found.is_empty() && !talk.quiet {
-        let digest = address.digest().to_sri();
+        let hash = args.hash();
         say(&match asked {
             0 => format!(
-                "{digest} was not looked for: there is no index; make one with `store-index update`"
+                "{hash} was not looked for: there is no index; make one with `store-index update`"
             ),
-            1 => format!("{digest} is not in the index"),
-            asked => format!("{digest} is in none of {asked} indexes"),
+            1 => format!("{hash} is not in the index"),
+            asked => format!("{hash} is in none of {asked} indexes"),
         });
     }
     Ok(if found.is_empty() { NOT_FOUND } else { DONE })
@@ -97,7 +98,7 @@ struct Place {
 /// Returns where an entry is; `None` if it is not there any more, though its root is.
 fn place(index: &Index, entry: &Entry, located: &Located) -> Option<Place> {
     let relative = entry.location.relative_path();
-    if located.mounted && !is_still_there(&located.real.join(&relative), entry.size) {
+    if located.may_touch(&relative) && !is_still_there(&located.real.join(&relative), entry.size) {
         return None;
     }
     let kind = match (&entry.location, index.root().kind()) {
@@ -121,7 +122,7 @@ fn tree_place(index: &Index, relative: &Path, located: &Located) -> Option<Place
         Ok(metadata) => metadata.is_dir(),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     };
-    if located.mounted && !is_there() {
+    if located.may_touch(relative) && !is_there() {
         return None;
     }
     Some(shown_place(
@@ -139,6 +140,7 @@ fn shown_place(root: &Root, kind: &str, relative: &Path, hint: bool, located: &L
         real,
         mounted,
         label,
+        ..
     } = located;
     // The root itself has an empty path, which `join` would give a slash.
     let path: PathBuf = real.iter().chain(relative.iter()).collect();

@@ -23,6 +23,7 @@ pub(crate) fn status(args: &StatusArgs, talk: &Talk) -> Result<u8, Failure> {
         match index {
             Ok(index) => {
                 let state = State::of(&index, locator.locate(&index));
+                state.located.warn_untouched(talk);
                 all.push(state.json(&index));
                 state.describe(&index, &mut text);
             }
@@ -84,7 +85,7 @@ impl State {
             counts,
             bytes: manifest.segments.iter().map(len).sum(),
             hints,
-            fresh: (manifest.root.kind() == RootKind::Store)
+            fresh: (manifest.root.kind() == RootKind::Store && !located.untouched)
                 .then(|| store_mtime().is_some_and(|mtime| index.is_fresh_for(mtime))),
             located,
         }

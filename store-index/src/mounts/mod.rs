@@ -141,6 +141,16 @@ pub fn may_hang(mount: &Mount) -> bool {
     MAY_HANG.contains(&fs_type) || in_user_space
 }
 
+/// Says whether a path lies on a mount that may hang and that nobody has touched yet: what lies beside one of the paths
+/// `touched`, or beside `/`, hangs no more than they did. The path itself is not touched, so that it should have no
+/// symbolic links in it.
+pub fn may_hang_at(mounts: &[Mount], path: &Path, touched: &[&Path]) -> bool {
+    mount_of(mounts, path).is_some_and(|mount| {
+        let mut touched = touched.iter().copied().chain([Path::new("/")]);
+        may_hang(mount) && touched.all(|touched| mount_of(mounts, touched) != Some(mount))
+    })
+}
+
 /// Returns where something that may hang is mounted below a directory, relative to it. Nothing below the directory is
 /// touched. Without a mount table there is nothing to be known.
 pub fn hanging_below(root: &Path) -> Vec<PathBuf> {
@@ -375,6 +385,21 @@ mod tests {
         // What was named is entered, whatever it is.
         assert!(found("/srv/mirror/nfs").is_empty());
         assert_eq!(found("/srv").len(), 4);
+    }
+
+    #[test]
+    fn what_was_touched_already_does_not_hang() {
+        let mounts = [
+            mount("/", "fuse.fuse-overlayfs"),
+            mount("/srv", "nfs4"),
+            mount("/srv/disk", "ext4"),
+        ];
+        let at = |path: &str, touched: &[&Path]| may_hang_at(&mounts, Path::new(path), touched);
+        assert!(at("/srv/mirror", &[]));
+        assert!(at("/srv/mirror", &[Path::new("/srv/disk/index")]));
+        assert!(!at("/srv/mirror", &[Path::new("/srv/index")]));
+        assert!(!at("/srv/disk/mirror", &[]));
+        assert!(!at("/home/me", &[]), "we stand on it");
     }
 
     #[test]
