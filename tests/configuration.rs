@@ -97,6 +97,27 @@ fn the_default_place_of_the_users_file_is_below_home() {
         .exits(0);
 }
 
+/// Whoever set a variable in a file of the system long ago must see that it is the variable.
+#[test]
+fn mistakes_in_variables_name_them() {
+    let env = TestEnv::new();
+    for (variable, value, option) in [
+        ("FETCH_LOCK", "x", "--lock"),
+        ("FETCH_MAX_BYTES", "1G", "--max-bytes"),
+        ("FETCH_CONNECT_TIMEOUT", "0", "--connect-timeout"),
+        ("FETCH_STALE_HASH", "never", "--stale-hash"),
+        ("FETCH_PROGRESS", "loud", "--progress"),
+    ] {
+        env.fetch_hash(sri(b""))
+            .args(["--offline", "--name", "a"])
+            .variable(variable, value)
+            .go()
+            .exits(2)
+            .says(variable)
+            .says(option);
+    }
+}
+
 #[test]
 fn mistakes_end_with_file_and_line() {
     let env = TestEnv::new();

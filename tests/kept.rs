@@ -30,6 +30,44 @@ fn hex(body: &[u8]) -> String {
     digest(Algorithm::Sha256, body).to_hex()
 }
 
+/// What programs are told by `fetch cache`, and what is said of a folder that is not used.
+#[test]
+fn each_command_of_the_cache_speaks_json() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello", Answer::body("hello\n"));
+    let run = env.fetch_hash(sri(b"hello\n")).arg("--keep-copies");
+    run.arg(server.url("/hello")).go().exits(0);
+    let cache = |words: &[&str], code| {
+        let run = env.fetch(["cache"]).args(words);
+        run.json(code).object
+    };
+    assert_eq!(cache(&["status"], 0)["deliveries"], 1);
+    let checked = cache(&["verify"], 0);
+    assert_eq!(
+        (&checked["deliveries"], &checked["copies"]),
+        (&1.into(), &1.into())
+    );
+    let copies = env.path("cache/fetch/copies");
+    let copy = copies.join(&names_in(&copies)[0]);
+    fs_err::write(copy.join("content"), "other\n").unwrap();
+    let checked = cache(&["verify"], 1);
+    assert_eq!(checked["damaged"][0], copy.to_str().unwrap());
+    fs_err::remove_file(env.out("hello")).unwrap();
+    let gone = cache(&["gc"], 0);
+    assert_eq!(
+        (&gone["deliveries"], &gone["copies"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(cache(&["forget"], 0)["version"], 1);
+
+    let folder = env.path("cache/fetch");
+    fs_err::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    env.fetch(["cache", "status"])
+        .go()
+        .exits(0)
+        .says("is not used: it is open to others");
+}
+
 #[test]
 fn a_wrong_body_is_kept_on_request() {
     let env = TestEnv::new();

@@ -1,6 +1,5 @@
 //! Only on a miss it is downloaded, verified and put in place: from servers that are honest, and from others.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::support::nginx::{NGINX, NGINX_WITH_TLS, Nginx};
@@ -9,21 +8,8 @@ use crate::support::{Outcome, Run, TestEnv, lacks, mode, nar_sri, noise, sri};
 
 const HELLO: &str = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
 
-/// A URL at which nobody answers: the port is taken and not listened on.
-struct Refused(TcpListener);
-
-impl Refused {
-    fn new() -> Self {
-        // Bound and not listening would be best; a listener whose port is given back is next to it.
-        Self(TcpListener::bind("127.0.0.1:0").unwrap())
-    }
-
-    fn url(self) -> String {
-        let address = self.0.local_addr().unwrap();
-        drop(self);
-        format!("http://{address}/hello")
-    }
-}
+/// Where nobody answers: a port that was free a moment ago may have another test's server by now.
+const REFUSED: &str = "http://127.0.0.1:1/hello";
 
 impl Run<'_> {
     /// Short enough for a test, long enough for a machine under load.
@@ -43,6 +29,38 @@ impl Run<'_> {
 
 fn hello(env: &TestEnv) -> Run<'_> {
     env.fetch_hash(HELLO).args(["--name", "hello"]).impatient()
+}
+
+/// What went wrong decides what is advised.
+#[test]
+fn what_to_do_fits_what_went_wrong() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello", Answer::body("hello\n"));
+    for (path, code) in [("/locked", 401), ("/forbidden", 403), ("/busy", 500)] {
+        server.route(path, Answer::status(code, "no"));
+    }
+    let hint = |path: &str, more: &[&str]| {
+        let report = hello(&env).args(more).arg(server.url(path)).json(5);
+        report.object["error"]["hint"].as_str().unwrap().to_owned()
+    };
+    assert!(hint("/locked", &[]).contains("netrc"));
+    assert!(hint("/forbidden", &[]).contains("netrc"));
+    assert!(hint("/busy", &[]).contains("again later"));
+    assert!(hint("/hello", &["--max-bytes", "5"]).contains("--max-bytes"));
+}
+
+/// A path that ends in a slash is printed as one that can be opened.
+#[test]
+fn an_output_path_may_end_in_a_slash() {
+    let env = TestEnv::new();
+    let server = Server::with("/hello", Answer::body("hello\n"));
+    let outcome = hello(&env)
+        .args(["-o", "new/", &server.url("/hello")])
+        .go()
+        .exits(0);
+    let path = outcome.stdout.trim_end();
+    assert_eq!(fs_err::read(path).unwrap(), b"hello\n");
+    assert_eq!(env.outputs(), ["new"]);
 }
 
 #[test]
@@ -190,7 +208,7 @@ fn exit_codes() {
     for (exit, paths) in cases {
         let urls = paths.iter().map(|&path| {
             if path == "REFUSED" {
-                Refused::new().url()
+                REFUSED.to_owned()
             } else {
                 server.url(path)
             }
@@ -370,9 +388,7 @@ fn secrets_are_never_printed() {
     env.write("www/hello", "hello\n");
     env.write("www/wrong", "wrong\n");
     env.write("nginx/users", "maria:{PLAIN}s3cret\n");
-    let refused = Refused::new()
-        .url()
-        .replace("http://", "http://maria:s3cret@");
+    let refused = REFUSED.replace("http://", "http://maria:s3cret@");
     let url = |path: &str| nginx.url_with_user("maria:s3cret", path) + "?token=t0ken";
     let cases = [
         (0, vec![url("/private/hello")]),

@@ -372,6 +372,11 @@ fn a_store_is_found_through_links_and_items() {
         (Some(2), Some(1)),
         "{answer:?}"
     );
+    let status = env.ok(&["status", "--index", "index"]);
+    assert!(
+        status.out.contains("items that were being made"),
+        "{status:?}"
+    );
     assert_eq!(
         (
             look_up("hello\n"),
@@ -516,11 +521,12 @@ fn mistakes_have_their_exit_codes() {
     env.write("folder/file", "content\n");
     env.ok(&["update", "folder", "--index", "index"]);
     let missing = "0".repeat(64);
+    let in_the_users_form = format!("{missing} is not in the index");
     let cases: [(&[&str], i32, &str); 12] = [
         (
             &["lookup", &missing, "--index", "index"],
             3,
-            "not in the index",
+            &in_the_users_form,
         ),
         (&["lookup", "zzz", "--index", "index"], 2, "--hash-algo"),
         (&["lookup", &"0".repeat(32), "--index", "index"], 2, "md5"),

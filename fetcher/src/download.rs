@@ -94,6 +94,8 @@ pub(crate) enum DownloadError {
         of_host: bool,
         /// Where a redirect had led, if that is what failed.
         redirected_to: Option<Box<SourceUrl>>,
+        /// What the user can do about it.
+        advice: Option<&'static str>,
     },
     /// The staging file cannot be written or read.
     Write(io::Error),
@@ -391,6 +393,7 @@ impl DownloadError {
             retry: None,
             of_host: false,
             redirected_to: None,
+            advice: None,
         }
     }
 
@@ -403,11 +406,13 @@ impl DownloadError {
                 retry,
                 of_host,
                 redirected_to,
+                advice,
             } => Self::Trouble {
                 reason: explain(reason),
                 retry,
                 of_host,
                 redirected_to,
+                advice,
             },
             other => other,
         }
@@ -426,6 +431,7 @@ impl From<NetError> for DownloadError {
                 retry: error.retry(),
                 of_host: error.is_of_host(),
                 redirected_to: error.redirected_to().cloned().map(Box::new),
+                advice: error.advice(),
             },
         }
     }

@@ -43,7 +43,8 @@ pub fn explain(request: &Request, places: &Places, rules: &Rules, watch: Watch<'
         }
         let started = Instant::now();
         let lookup = source.look_up(request, watch);
-        let ms = started.elapsed().as_secs_f64() * 1000.0;
+        // To the microsecond: the rest is noise.
+        let ms = started.elapsed().as_micros() as f64 / 1000.0;
         let mut push = |kind, location, answer, reason, bytes| {
             answers.push(Answer {
                 kind,

@@ -556,6 +556,7 @@ impl<'a> Walk<'a> {
                     }
                     AttemptResult::Failed if is_remote => {
                         self.network.trouble = Some(format!("{location}: {}", not_it.reason));
+                        self.network.advice = not_it.advice;
                     }
                     _ => {}
                 }

@@ -65,6 +65,8 @@ pub(crate) struct NotIt {
     pub(crate) of_host: bool,
     /// Where a redirect had led, if that is what failed.
     pub(crate) redirected_to: Option<Box<SourceUrl>>,
+    /// What the user can do about it.
+    pub(crate) advice: Option<&'static str>,
     /// It had no room here: what is said if nothing else delivers.
     pub(crate) no_room: Option<Box<FetchError>>,
 }
@@ -81,6 +83,7 @@ impl NotIt {
             retry: None,
             of_host: false,
             redirected_to: None,
+            advice: None,
             no_room: None,
         }
     }
@@ -273,10 +276,12 @@ impl<'a> Landing<'a> {
                 retry,
                 of_host,
                 redirected_to,
+                advice,
             }) => NotIt {
                 retry,
                 of_host,
                 redirected_to,
+                advice,
                 ..NotIt::new(AttemptResult::Failed, reason)
             },
         };

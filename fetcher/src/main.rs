@@ -309,7 +309,7 @@ fn run(parsed: &Parsed) -> u8 {
             finish(&terminal, print(&text), found)
         }
         Invocation::Cache { task } => match open(parsed, &voice) {
-            Ok(places) => see_to_cache(*task, &places, parsed, watch, &terminal),
+            Ok(places) => see_to_cache(*task, &places, &voice, watch),
             Err(error) => {
                 print_error(&terminal, &error);
                 error.kind.exit_code()
@@ -334,18 +334,24 @@ fn measure(policy: &Policy, run: &Run<'_>, voice: &Voice<'_>) {
 }
 
 /// `fetch cache`.
-fn see_to_cache(
-    task: CacheTask,
-    places: &Places,
-    parsed: &Parsed,
-    watch: Watch<'_>,
-    terminal: &Terminal,
-) -> u8 {
+fn see_to_cache(task: CacheTask, places: &Places, voice: &Voice<'_>, watch: Watch<'_>) -> u8 {
+    if let Some(why) = places.state.why_unusable() {
+        voice.warning(&why);
+    }
     let mut code = exit_code::OK;
+    let or_json = |json: &dyn Fn() -> String, text: &dyn Fn() -> String| match voice.speech.json {
+        true => json() + "\n",
+        false => text(),
+    };
     let text = match task {
-        CacheTask::Status if parsed.speech.json => places.state.usage().to_json() + "\n",
-        CacheTask::Status => places.state.usage().to_text(),
-        CacheTask::Gc { all, copies } => places.state.collect(all, &copies).to_text(),
+        CacheTask::Status => {
+            let usage = places.state.usage();
+            or_json(&|| usage.to_json(), &|| usage.to_text())
+        }
+        CacheTask::Gc { all, copies } => {
+            let collected = places.state.collect(all, &copies);
+            or_json(&|| collected.to_json(), &|| collected.to_text())
+        }
         CacheTask::Verify => {
             let checked = places.state.check(watch);
             if watch.interrupted() {
@@ -353,13 +359,13 @@ fn see_to_cache(
             } else if !checked.is_sound() {
                 code = exit_code::CHANGED;
             }
-            checked.to_text()
+            or_json(&|| checked.to_json(), &|| checked.to_text())
         }
         CacheTask::Forget => match places.state.forget() {
-            Ok(()) => String::new(),
+            Ok(()) => or_json(&|| r#"{"version":1}"#.to_owned(), &String::new),
             Err(error) => {
                 let error = FetchError::local(format!("what failed cannot be forgotten: {error}"));
-                print_error(terminal, &error);
+                print_error(voice.terminal, &error);
                 return error.kind.exit_code();
             }
         },

@@ -21,6 +21,8 @@ pub(crate) struct NetworkSummary {
     pub(crate) no_room: Option<Box<FetchError>>,
     /// The last trouble that was not a plain "not there", with its place.
     pub(crate) trouble: Option<String>,
+    /// What the user can do about it, where it is not to try again later.
+    pub(crate) advice: Option<&'static str>,
 }
 
 /// A complete body that was not the wanted content.
@@ -75,7 +77,11 @@ pub(crate) fn nothing_delivered(
             ErrorKind::Network,
             format!("cannot download {what}\n  {trouble}"),
         )
-        .with_hint("try again later, or give another URL")
+        .with_hint(
+            network
+                .advice
+                .unwrap_or("try again later, or give another URL"),
+        )
     } else if let Some(blocked) = network.blocked.as_ref().filter(|_| !network.asked) {
         FetchError::usage(format!(
             "no usable URL is left for {what}, and no local source has it\n  {blocked}"

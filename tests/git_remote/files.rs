@@ -57,7 +57,7 @@ fn files_that_are_here_are_not_sent() {
     env.write("here/x", &big);
     env.write("here/y/z", text);
     let index = |folder: &str, algorithms: &str| {
-        env.store_index(["update", "--algorithms", algorithms])
+        env.store_index(["update", "--in-place", "--algorithms", algorithms])
             .arg(env.path(folder))
             .go()
             .exits(0);
@@ -127,7 +127,7 @@ fn directories_that_are_here_are_not_sent() {
     }
     let commit = bare.commit("main", &files);
     let hash = bare.nar_of_clone(&env, &commit);
-    env.store_index(["update", "--algorithms", "git"])
+    env.store_index(["update", "--in-place", "--algorithms", "git"])
         .arg(env.path("here"))
         .go()
         .exits(0);

@@ -275,7 +275,7 @@ fn a_kept_repository_that_lacks_files_is_not_believed_either() {
     let commit = bare.commit("main", &[file("a/big", &big), file("small", b"a\n")]);
     let hash = bare.nar_of_clone(&env, &commit);
     env.write("here/x", &big);
-    env.store_index(["update", "--algorithms", "git"])
+    env.store_index(["update", "--in-place", "--algorithms", "git"])
         .arg(env.path("here"))
         .go()
         .exits(0);

@@ -173,7 +173,7 @@ fn servers_that_refuse_filters_and_hidden_ids_serve_all_the_same() {
     bare.commit("main", &[file("big", &big), file("other", &other)]);
     let hash = bare.nar_of_clone(&env, &hidden);
     env.write("here/x", &big);
-    env.store_index(["update", "--algorithms", "git"])
+    env.store_index(["update", "--in-place", "--algorithms", "git"])
         .arg(env.path("here"))
         .go()
         .exits(0);

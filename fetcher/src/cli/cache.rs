@@ -33,12 +33,20 @@ enum CacheCommand {
         /// How long a copy stays that is not used [default: 90]
         #[arg(long, value_name = "DAYS")]
         copies_days: Option<String>,
+        #[command(flatten)]
+        report: ReportArgs,
     },
     /// Hashes what was downloaded and still lies where it was put, copies and repositories; ends with 1 if some of it has
     /// changed
-    Verify,
+    Verify {
+        #[command(flatten)]
+        report: ReportArgs,
+    },
     /// Forgets what failed lately, and the pauses that servers asked for
-    Forget,
+    Forget {
+        #[command(flatten)]
+        report: ReportArgs,
+    },
 }
 
 /// What is to be done with what is kept.
@@ -67,12 +75,13 @@ impl CacheArgs {
                 all,
                 copies_bytes,
                 copies_days,
+                report,
             } => {
                 let copies = environment.copy_bounds(copies_bytes, copies_days)?;
-                (CacheTask::Gc { all, copies }, ReportArgs::default())
+                (CacheTask::Gc { all, copies }, report)
             }
-            CacheCommand::Verify => (CacheTask::Verify, ReportArgs::default()),
-            CacheCommand::Forget => (CacheTask::Forget, ReportArgs::default()),
+            CacheCommand::Verify { report } => (CacheTask::Verify, report),
+            CacheCommand::Forget { report } => (CacheTask::Forget, report),
         };
         Ok(Parsed {
             invocation: Invocation::Cache { task },

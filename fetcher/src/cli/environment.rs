@@ -54,8 +54,17 @@ impl Environment<'_> {
         configured: Option<T>,
         parse: impl Fn(&str) -> Result<T, FetchError>,
     ) -> Result<Option<T>, FetchError> {
-        match self.or(option, name)? {
-            Some(text) => parse(&text).map(Some),
+        if let Some(text) = option {
+            return parse(&text).map(Some);
+        }
+        match self.text(name)? {
+            Some(text) => {
+                let parsed = parse(&text).map_err(|mut error| {
+                    error.message = format!("{} (from {name})", error.message);
+                    error
+                });
+                parsed.map(Some)
+            }
             None => Ok(configured),
         }
     }

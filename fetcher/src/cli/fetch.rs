@@ -44,7 +44,7 @@ impl FetchArgs {
     pub(super) fn interpret(self, environment: &Environment<'_>) -> Result<Parsed, FetchError> {
         let hash = environment.or(self.hash, "FETCH_HASH")?.ok_or_else(|| {
             FetchError::usage("no hash was given: what is wanted stands behind --hash")
-                .with_hint("fetch --help shows all options")
+                .with_hint("fetch --help shows all options; fetch prefetch URL downloads without a hash, and tells it")
         })?;
         let output = environment.path(self.output, "FETCH_OUTPUT");
         let executable = environment.switch(self.executable, "FETCH_EXECUTABLE")?;
@@ -103,5 +103,6 @@ fn target(output: Option<PathBuf>, name: Option<&str>) -> Result<Target, FetchEr
     let absolute = std::path::absolute(&path).map_err(|error| {
         FetchError::local(format!("cannot find the working directory: {error}"))
     })?;
-    Ok(Target::Path(absolute))
+    // Without a slash at its end, which would make a file's path one that cannot be opened.
+    Ok(Target::Path(absolute.components().collect()))
 }

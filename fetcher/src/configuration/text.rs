@@ -104,6 +104,23 @@ pub(super) struct TextFile<'a> {
     pub(super) home: Option<&'a Path>,
 }
 
+/// Says of what kind a value is to be without the names that types have in programs.
+fn in_words(message: &str) -> String {
+    let kinds = [
+        ("a sequence", "a list"),
+        ("a boolean", "true or false"),
+        ("f64", "a number"),
+        ("u64", "a whole number from 0"),
+        ("u32", "a whole number from 0"),
+        ("a nonzero u32", "a whole number from 1"),
+    ];
+    let told = kinds.iter().find_map(|(kind, word)| {
+        let found = message.strip_suffix(kind)?.strip_suffix("expected ")?;
+        Some(format!("{found}{word} is wanted"))
+    });
+    told.unwrap_or_else(|| message.to_owned())
+}
+
 /// A key's value, and where it stands.
 struct Entry<'a> {
     file: TextFile<'a>,
@@ -328,7 +345,7 @@ impl<'a> Entry<'a> {
     fn get<T: DeserializeOwned>(self) -> Result<T, FetchError> {
         let span = self.value.span();
         T::deserialize(ValueDeserializer::from(self.value)).map_err(|error| {
-            let what = format!("{}: {}", self.key, error.message());
+            let what = format!("{}: {}", self.key, in_words(error.message()));
             self.file.wrong(error.span().or(Some(span)), &what)
         })
     }
@@ -607,7 +624,19 @@ mod tests {
             ("progress = 'loud'\n", 1, "progress: known are auto"),
             ("guix = 'guix'\n", 1, "guix: a path"),
             ("limits = 3\n", 1, "[limits]"),
-            ("[copies]\nkeep = 1\n", 2, "copies.keep: invalid type"),
+            ("[copies]\nkeep = 1\n", 2, "true or false is wanted"),
+            (
+                "stores = 1\n",
+                1,
+                "stores: invalid type: integer `1`, a list",
+            ),
+            (
+                "[limits]\ntries = 0\n",
+                2,
+                "a whole number from 1 is wanted",
+            ),
+            ("[limits]\nmax_bytes = '1'\n", 2, "a whole number from 0 is"),
+            ("[limits]\nretry_budget = ''\n", 2, "a number is wanted"),
             ("[copies]\nmax_days = -1\n", 2, "a number of days"),
             ("[copies]\ndays = 1\n", 2, "no key 'copies.days'"),
             (

@@ -273,6 +273,7 @@ impl Walk<'_> {
             let reason = format!("its host is to be left alone for {pause} s, {allowed}");
             self.network.asked = true;
             self.network.trouble = Some(format!("{location}: {reason}"));
+            self.network.advice = None;
             let unavailable = AttemptResult::Unavailable;
             let now = Instant::now();
             self.record(*kind, location.clone(), unavailable, Some(reason), 0, now);

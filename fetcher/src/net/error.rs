@@ -227,6 +227,28 @@ impl NetError {
         }
     }
 
+    /// Returns what the user can do, where it is not to try again later.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self.innermost() {
+            Self::Status {
+                code: 401 | 403, ..
+            } => Some(
+                "if it wants a user and a password, name them in the URL or a netrc file; else give another URL",
+            ),
+            Self::Status { code: 407, .. } => {
+                Some("name the user and the password that the proxy wants in its URL")
+            }
+            Self::TooLong { .. } => Some("--max-bytes sets the limit"),
+            Self::Tls {
+                of_certificate: true,
+                ..
+            } => Some(
+                "if the certificate is in order, name the bundle that vouches for it in SSL_CERT_FILE; else give another URL",
+            ),
+            _ => None,
+        }
+    }
+
     /// Returns true if the host is the cause, whatever it is asked for.
     pub fn is_of_host(&self) -> bool {
         match self.innermost() {

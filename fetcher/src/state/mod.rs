@@ -80,6 +80,17 @@ impl State {
         self.trouble.borrow_mut().take()
     }
 
+    /// Returns why the folder is not used, if it is there and is not.
+    pub fn why_unusable(&self) -> Option<String> {
+        let path = self.path.as_deref()?;
+        match open(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Some(format!("{} is not used: {error}", printable(path)))
+            }
+            _ => None,
+        }
+    }
+
     /// Remembers why something cannot be kept.
     fn warn(&self, error: &io::Error) {
         let path = self.path.as_deref().map(printable).unwrap_or_default();

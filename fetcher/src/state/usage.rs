@@ -296,6 +296,22 @@ fn hashes_to(address: &ContentAddress, path: &Path, watch: Watch<'_>) -> Result<
 }
 
 impl Checked {
+    /// Returns the JSON object of `--json`.
+    pub fn to_json(&self) -> String {
+        let shown =
+            |paths: &[PathBuf]| paths.iter().map(|path| printable(path)).collect::<Vec<_>>();
+        serde_json::json!({
+            "version": 1,
+            "deliveries": self.right,
+            "forgotten": self.forgotten,
+            "copies": self.right_copies,
+            "repositories": self.right_repositories,
+            "changed": shown(&self.wrong),
+            "damaged": shown(&self.damaged),
+        })
+        .to_string()
+    }
+
     /// Returns lines for people.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
@@ -368,6 +384,21 @@ impl Usage {
 }
 
 impl Collected {
+    /// Returns the JSON object of `--json`.
+    pub fn to_json(&self) -> String {
+        serde_json::json!({
+            "version": 1,
+            "partial_downloads": self.partial_downloads.count,
+            "partial_bytes": self.partial_downloads.bytes,
+            "copies": self.copies.count,
+            "copy_bytes": self.copies.bytes,
+            "repositories": self.repositories.count,
+            "repository_bytes": self.repositories.bytes,
+            "deliveries": self.deliveries,
+        })
+        .to_string()
+    }
+
     /// Returns a line for people.
     pub fn to_text(&self) -> String {
         let told = |what: &str, amount: Amount| {

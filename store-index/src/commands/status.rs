@@ -130,6 +130,9 @@ impl State {
             (true, false, _) => "complete; the root is not there",
             (true, true, None) => "complete as of its last update",
             (true, true, Some(true)) => "complete and up to date",
+            (true, true, Some(false)) if manifest.store_mtime_ns.is_none() => {
+                "complete but for items that were being made: run `store-index update` again"
+            }
             (true, true, Some(false)) => "the store has changed since: run `store-index update`",
         };
         let mut entries = format!("{} links, {} files", self.counts.links, self.counts.files);
