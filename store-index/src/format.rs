@@ -205,7 +205,7 @@ pub struct Header {
 #[non_exhaustive]
 pub enum FormatError {
     /// Shorter than a header, or than the header says.
-    #[error("it is cut off: {found} bytes of {wanted}")]
+    #[error("it has {found} bytes, and should have {wanted}")]
     Truncated {
         /// How long it should be.
         wanted: u64,

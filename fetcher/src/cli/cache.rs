@@ -78,6 +78,7 @@ impl CacheArgs {
                 report,
             } => {
                 let copies = environment.copy_bounds(copies_bytes, copies_days)?;
+                let all = environment.switch(all, "FETCH_ALL")?;
                 (CacheTask::Gc { all, copies }, report)
             }
             CacheCommand::Verify { report } => (CacheTask::Verify, report),

@@ -29,7 +29,11 @@ pub(crate) fn status(args: &StatusArgs, talk: &Talk) -> Result<u8, Failure> {
             }
             Err(error) => {
                 warn_unusable(&error, talk.quiet);
-                all.push(serde_json::json!({ "error": error.to_string(), "hint": error.hint() }));
+                all.push(serde_json::json!({
+                    "index": path_text::printable(error.directory()),
+                    "error": error.to_string(),
+                    "hint": error.hint(),
+                }));
             }
         }
     }
