@@ -148,6 +148,14 @@ fn a_store_that_lies_elsewhere() {
         moved.join(item.file_name().unwrap()).to_str().unwrap()
     );
     assert_eq!(env.output("other"), bytes);
+    // Its index says so, too.
+    let index = env.path("index");
+    let update = env.store_index(["update", "--store", &mapping, "--index"]);
+    update.arg(&index).go().exits(0);
+    let fetch = env.fetch_hash(sri(&bytes)).arg("--index").arg(&index);
+    let report = fetch.args(["--offline", "--name", "third"]).json(0);
+    let location = report.location();
+    assert!(location.starts_with(moved.to_str().unwrap()), "{location}");
 }
 
 #[test]

@@ -352,7 +352,10 @@ fn old_partial_downloads_are_removed() {
     server.route("/big", Answer::file(body.clone()).cut_after(1 << 20));
     fetch(&env, &server, &body, "out").args(once).go().exits(5);
     assert!(part_of(&spool, &body).is_some());
-    env.fetch(["cache", "gc"]).variable("FETCH_ALL", "1").go().exits(0);
+    env.fetch(["cache", "gc"])
+        .variable("FETCH_ALL", "1")
+        .go()
+        .exits(0);
     assert_eq!(names_in(&spool), [""; 0]);
 }
 

@@ -79,7 +79,12 @@ impl Discs {
                 Ok(index) if index.root().id() == medium.root.id() => indexes.push(index),
                 Ok(_) => {}
                 Err(error) if error.is_absent() => {}
-                Err(error) => warnings.push(format!("{error}; {}", error.hint())),
+                Err(error) => {
+                    let warning = format!("{error}; {}", error.hint());
+                    if !warnings.contains(&warning) {
+                        warnings.push(warning);
+                    }
+                }
             }
         }
         indexes

@@ -269,7 +269,10 @@ impl Places {
                 ));
                 continue;
             }
-            match open(root.path()) {
+            // Of a store, where its files were read.
+            let real = index.manifest().real.as_deref();
+            let real = real.filter(|_| root.kind() == RootKind::Store);
+            match open(real.unwrap_or_else(|| root.path())) {
                 Ok(beneath) if root.kind() == RootKind::Store => {
                     stores.push((root.path().to_string_lossy().into_owned(), beneath));
                 }
@@ -373,7 +376,11 @@ impl Places {
     }
 
     fn warn_of(&mut self, error: &OpenError) {
-        self.warnings.push(format!("{error}; {}", error.hint()));
+        let warning = format!("{error}; {}", error.hint());
+        // One on a medium is looked for by its place and by the medium.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 }
 
