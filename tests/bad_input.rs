@@ -1072,6 +1072,9 @@ fn nothing_unverified_reaches_stdout() {
         .exits(0);
     assert_eq!(right.stdout, "hello\n");
     assert_eq!(env.outputs(), [""; 0]);
+    let nowhere = env.fetch_hash(HELLO).args(["-o", "-"]);
+    let nowhere = nowhere.variable("TMPDIR", "/no/where").go();
+    refused(nowhere, 7, &["/no/where", "TMPDIR"]);
 }
 
 fn make_fifo(path: &Path) {

@@ -107,6 +107,8 @@ fn mistakes_in_variables_name_them() {
         ("FETCH_CONNECT_TIMEOUT", "0", "--connect-timeout"),
         ("FETCH_STALE_HASH", "never", "--stale-hash"),
         ("FETCH_PROGRESS", "loud", "--progress"),
+        ("FETCH_MODE", "tar", "flat, nar"),
+        ("FETCH_HASH_ALGO", "sha3", "sha512"),
     ] {
         env.fetch_hash(sri(b""))
             .args(["--offline", "--name", "a"])

@@ -457,7 +457,13 @@ pub(crate) fn folder_error(request: &Request, error: &io::Error) -> FetchError {
         Target::Path(path) | Target::Given(path) => {
             path.parent().map_or_else(|| ".".to_owned(), printable)
         }
-        Target::Stdout => printable(&std::env::temp_dir()),
+        Target::Stdout => {
+            let folder = printable(&std::env::temp_dir());
+            return FetchError::local(format!(
+                "cannot make a temporary file for standard output in {folder}: {error}"
+            ))
+            .with_hint("name a folder that is there and takes it in TMPDIR");
+        }
     };
     let hint = match error.kind() {
         io::ErrorKind::NotFound => {

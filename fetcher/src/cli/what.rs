@@ -59,27 +59,23 @@ impl WhatArgs {
         environment: &Environment<'_>,
     ) -> Result<(Request, Vec<String>), FetchError> {
         let mut warnings = Vec::new();
-        let method = environment.or(self.mode, "FETCH_MODE")?.map(|mode| {
-            Method::from_name(&mode).ok_or_else(|| {
+        let method = environment.value(self.mode, "FETCH_MODE", None, |mode| {
+            Method::from_name(mode).ok_or_else(|| {
                 FetchError::usage(format!(
-                    "unknown mode '{mode}'; known are flat, nar (recursive) and git"
+                    "unknown mode '{}'; known are flat, nar (recursive) and git",
+                    mode.escape_debug()
                 ))
             })
-        });
-        let algorithm = environment
-            .or(self.hash_algo, "FETCH_HASH_ALGO")?
-            .map(|name| {
-                Algorithm::from_name(&name).ok_or_else(|| {
-                    let error = hash_text::HashError::UnknownAlgorithm(name);
-                    hash_error(&error)
-                })
-            });
+        })?;
+        let algorithm = environment.value(self.hash_algo, "FETCH_HASH_ALGO", None, |name| {
+            Algorithm::from_name(name)
+                .ok_or_else(|| hash_error(&hash_text::HashError::UnknownAlgorithm(name.to_owned())))
+        })?;
         let git = git_source(self.git, self.rev, self.submodules, &self.urls, environment)?;
         let unpack = environment.switch(self.unpack, "FETCH_UNPACK")?;
         let implied = (git.is_some() || unpack).then_some(Method::Nar);
-        let method = method.transpose()?.or(implied);
-        let parsed =
-            hash_text::parse(hash, algorithm.transpose()?).map_err(|error| hash_error(&error))?;
+        let method = method.or(implied);
+        let parsed = hash_text::parse(hash, algorithm).map_err(|error| hash_error(&error))?;
         let address = parsed
             .into_address(method)
             .map_err(|error| hash_error(&error))?;
