@@ -13,6 +13,8 @@ use crate::source_url::Scheme;
 pub(crate) struct NetworkSummary {
     /// A server was asked.
     pub(crate) asked: bool,
+    /// What the user can do about the trouble below, where it is not to try again later.
+    pub(crate) advice: Option<&'static str>,
     /// The first complete body that was wrong.
     pub(crate) wrong: Option<WrongBody>,
     /// The last URL that a rule of the configuration forbids, with the rule's place.
@@ -21,8 +23,6 @@ pub(crate) struct NetworkSummary {
     pub(crate) no_room: Option<Box<FetchError>>,
     /// The last trouble that was not a plain "not there", with its place.
     pub(crate) trouble: Option<String>,
-    /// What the user can do about it, where it is not to try again later.
-    pub(crate) advice: Option<&'static str>,
 }
 
 /// A complete body that was not the wanted content.
