@@ -90,6 +90,7 @@ fn errors_make_it_slower_and_it_recovers() {
     batch(&env, &list)
         .arg("--base-url")
         .arg(server.url("/"))
+        .args(["--jobs", "16"])
         .go()
         .exits(0);
     assert_eq!(came(&env).len(), names.len());
