@@ -311,6 +311,8 @@ mod tests {
     };
 
     fn work(crew: &Crew<usize>, job: impl Fn(usize, Patience) -> Outcome + Sync) {
+        // Whatever else runs on this machine.
+        crew.board().pressure = Pressure::of_an_idle_machine();
         let interrupt = AtomicBool::new(false);
         let watch = Watch {
             interrupt: &interrupt,
