@@ -1,6 +1,7 @@
 //! `fetch batch`: everything that a list names, from where it is cheapest, and told in one report.
 
 mod lists;
+mod local;
 mod many;
 mod network;
 

@@ -51,7 +51,8 @@ pub struct Policy {
     pub leave_wrong: bool,
     /// The network stack, which several fetches may share.
     pub client: SharedClient,
-    /// Many are fetched into the same folders: those have been swept, and room is made for what is found only.
+    /// Many are fetched into the same folders: those have been swept and are no store's, and room is made for what is
+    /// found only.
     pub of_many: bool,
     /// Ask servers whose certificates are not in order too, if the hash is a strong one and nothing secret is told.
     pub trust_anybody: bool,
@@ -194,7 +195,9 @@ impl<'a> Walk<'a> {
             Target::Path(path) => {
                 let place = Place::open(path)
                     .map_err(|error| landing::folder_error(self.request, &error))?;
-                refuse_store(path, places)?;
+                if !self.policy.of_many {
+                    refuse_store(path.parent().unwrap_or(path), places)?;
+                }
                 if let Some(done) = self.output_already_there(&place)? {
                     return Ok(Begun::Done(done));
                 }
@@ -658,11 +661,9 @@ impl<'a> Walk<'a> {
 }
 
 /// Only a daemon writes into a store: whatever else appears there is taken for damage, or collected.
-fn refuse_store(output: &Path, places: &Places) -> Result<(), FetchError> {
-    let Some(folder) = output
-        .parent()
-        .and_then(|folder| fs_err::canonicalize(folder).ok())
-    else {
+/// `folder` is that of an output.
+pub(crate) fn refuse_store(folder: &Path, places: &Places) -> Result<(), FetchError> {
+    let Ok(folder) = fs_err::canonicalize(folder) else {
         return Ok(());
     };
     let asked = places.stores.iter().map(|store| store.root.path());

@@ -1,10 +1,12 @@
 //! The stores, folders and media of this machine that may be asked, with their indexes.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use store_index::address::NarHash;
 use store_index::beneath::Beneath;
@@ -21,7 +23,7 @@ use crate::archives::Archive;
 use crate::discs::Discs;
 use crate::error::FetchError;
 use crate::mirror_layout::Layouts;
-use crate::source::SourceKind;
+use crate::source::{ItemNames, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::state::{GIT_FOLDER, State};
 use store_index::path_text::printable;
@@ -89,6 +91,8 @@ pub struct StorePlace {
     pub indexes: Vec<Index>,
     /// Its own database, not opened.
     pub state: StoreState,
+    /// The names of its items, for many requests; `None` inside if they are too many.
+    pub(crate) names: OnceCell<Option<ItemNames>>,
 }
 
 impl StorePlace {
@@ -157,6 +161,13 @@ pub struct Places {
     pub state: State,
     /// No local source at all.
     pub no_local: bool,
+    /// They are asked for many requests, each of which would list a store.
+    pub(crate) of_many: bool,
+    /// All that is local has been asked, and says no more than what a server need not send. What others have brought
+    /// since is looked for under a content's lock.
+    pub(crate) asked_here: bool,
+    /// The stores and media of another thread, to be opened when they are needed.
+    elsewhere: Option<Arc<Elsewhere>>,
     /// Where repositories are kept; it need not be there.
     pub git_cache: Option<PathBuf>,
     /// What the configuration names and is not there.
@@ -176,20 +187,82 @@ pub(crate) struct Brought {
     pub(crate) names: Vec<String>,
 }
 
+/// Where stores and media are, with the folders of their indexes.
+#[derive(Debug)]
+struct Elsewhere {
+    /// What their store paths begin with, and where their files are.
+    stores: Vec<(String, PathBuf, Vec<PathBuf>)>,
+    media: Vec<(PathBuf, Vec<PathBuf>)>,
+}
+
+impl Elsewhere {
+    fn of(places: &Places) -> Self {
+        let folders = |indexes: &[Index]| -> Vec<PathBuf> {
+            let folders = indexes.iter().map(Index::directory);
+            folders.map(Path::to_owned).collect()
+        };
+        let stores = places.stores.iter().map(|store| {
+            let path = store.root.path().to_owned();
+            (store.logical.clone(), path, folders(&store.indexes))
+        });
+        let media = places.media.iter().map(|medium| {
+            let path = medium.root.path().to_owned();
+            (path, folders(&medium.indexes))
+        });
+        Self {
+            stores: stores.collect(),
+            media: media.collect(),
+        }
+    }
+}
+
+fn open_indexes(folders: &[PathBuf]) -> Vec<Index> {
+    let opened = folders.iter().map(|folder| Index::open(folder));
+    opened.filter_map(Result::ok).collect()
+}
+
 impl Places {
     /// Returns what opens the places of a thread that asks the network alone, when all local ones have been asked.
     pub(crate) fn of_network(&self) -> impl Fn() -> Self + Send + Sync + use<> {
         let (mirrors, no_local) = (self.mirrors.clone(), self.no_local);
-        let (git_cache, state) = (
-            self.git_cache.clone(),
-            self.state.path().map(Path::to_owned),
-        );
+        let elsewhere = Arc::new(Elsewhere::of(self));
+        let (git_cache, state) = (self.git_cache.clone(), self.state.for_threads());
         move || Self {
             mirrors: mirrors.clone(),
-            state: State::at(state.clone()),
+            state: state(),
             no_local,
+            asked_here: true,
+            elsewhere: Some(Arc::clone(&elsewhere)),
             git_cache: git_cache.clone(),
             ..Self::default()
+        }
+    }
+
+    /// Opens the stores and media that another thread has open, which cannot be passed on. What is not there any more is
+    /// left out: all that it costs is that a server sends more.
+    pub(crate) fn open_elsewhere(&mut self) {
+        let Some(elsewhere) = self.elsewhere.take() else {
+            return;
+        };
+        for (logical, path, indexes) in &elsewhere.stores {
+            if let Ok(root) = Beneath::open(path) {
+                self.stores.push(Rc::new(StorePlace {
+                    state: StoreState::of(logical, root.path()),
+                    logical: logical.clone(),
+                    root: Rc::new(root),
+                    indexes: open_indexes(indexes),
+                    names: OnceCell::new(),
+                }));
+            }
+        }
+        for (path, indexes) in &elsewhere.media {
+            if let Ok(root) = Beneath::open(path) {
+                self.media.push(Rc::new(MediumPlace {
+                    root: Rc::new(root),
+                    indexes: open_indexes(indexes),
+                    trouble: None,
+                }));
+            }
         }
     }
 
@@ -290,6 +363,7 @@ impl Places {
                 logical,
                 root: Rc::new(root),
                 indexes,
+                names: OnceCell::new(),
             }));
         }
         for (identity, root) in media {

@@ -1,13 +1,14 @@
 //! What is there is done, what is on this machine is copied, what is on a disc is told; and thousands cost no memory.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{batch, came, line, serve, source, sources_json};
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, names_in, noise, portrait, sri};
+use crate::support::{TestEnv, lacks, names_in, noise, portrait, sri};
 
 /// What was done is verified, and neither asked for nor written again.
 #[test]
@@ -295,4 +296,42 @@ fn fifty_thousand_entries_take_little_memory() {
     // 64 MB were measured; the list itself has 13.
     assert!((1024..128 * 1024).contains(&peak_kib), "{peak_kib} KiB");
     assert!((4..64).contains(&most_open), "{most_open} descriptors");
+}
+
+/// A thousand downloads need no more descriptors and memory than those that go on at a time.
+#[test]
+fn a_thousand_downloads_take_few_descriptors_and_little_memory() {
+    const FILES: usize = 1000;
+    if lacks(
+        "a_thousand_downloads_take_few_descriptors_and_little_memory",
+        &["prlimit"],
+        false,
+    ) {
+        return;
+    }
+    let env = TestEnv::new();
+    let server = Server::start();
+    let mut list = String::new();
+    for number in 0..FILES {
+        let content = noise(number as u64, 4000);
+        list += &line(&format!("file-{number}"), &content);
+        server.route(&format!("/file-{number}"), Answer::file(content));
+    }
+    let list = env.write("SHA256SUMS", list);
+    let mut running = env
+        .run(
+            Path::new("prlimit"),
+            ["--nofile=192", env!("CARGO_BIN_EXE_fetch"), "batch"],
+        )
+        .args(["--no-store", "--no-media", "--base-url"])
+        .arg(server.url("/"))
+        .arg("--into")
+        .arg(env.out("into"))
+        .arg(&list)
+        .start();
+    let (peak_kib, _) = watch_it(&mut running);
+    running.wait().exits(0);
+    assert_eq!(names_in(&env.out("into")).len(), FILES);
+    assert_eq!(server.requests().len(), FILES);
+    assert!(peak_kib < 64 * 1024, "{peak_kib} KiB");
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use store_index::digest::Algorithm;
 
 use super::{batch, came, line, serve, source, sources_json};
 use crate::support::server::{Answer, Server};
-use crate::support::{TestEnv, names_in, noise, wait_until};
+use crate::support::{TestEnv, digest, names_in, noise, wait_until};
 
 const STEP: usize = 64 * 1024;
 
@@ -89,6 +90,7 @@ fn errors_make_it_slower_and_it_recovers() {
     batch(&env, &list)
         .arg("--base-url")
         .arg(server.url("/"))
+        .args(["--jobs", "16"])
         .go()
         .exits(0);
     assert_eq!(came(&env).len(), names.len());
@@ -241,4 +243,35 @@ fn two_batches_share_the_work() {
     assert_eq!(names_in(&env.out("one")), names);
     assert_eq!(names_in(&env.out("two")), names);
     assert_eq!(server.requests().len(), names.len());
+}
+
+/// An archive learns what is wanted by being asked: only when the others have had all their tries, and if one was named.
+#[test]
+fn archives_are_asked_last() {
+    let env = TestEnv::new();
+    let server = Server::start();
+    serve(&server, &[("there", "there")]);
+    server.route("/broken", Answer::status(500, ""));
+    let archive = Server::start();
+    for content in ["gone", "broken"] {
+        let digest = digest(Algorithm::Sha256, content.as_bytes()).to_hex();
+        let path = format!("/api/1/content/sha256:{digest}/raw/");
+        archive.route(&path, Answer::body(content));
+    }
+    let list = ["there", "gone", "broken"].map(|name| line(name, name));
+    let list = env.write("SHA256SUMS", list.concat());
+    let fetch = || {
+        batch(&env, &list)
+            .args(["--retry-budget", "1"])
+            .arg("--base-url")
+            .arg(server.url("/"))
+    };
+    fetch().json(5);
+    assert_eq!(archive.connections(), 0);
+    let named = format!("software-heritage={}", archive.url(""));
+    let report = fetch().args(["--archive", &named]).json(0);
+    for name in ["gone", "broken"] {
+        assert_eq!(report.entry(name)["source"]["kind"], "archive", "{name}");
+    }
+    assert_eq!(archive.requests().len(), 2);
 }

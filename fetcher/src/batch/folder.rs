@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use store_index::path_text::printable;
 
 use crate::error::FetchError;
+use crate::fetch;
+use crate::places::Places;
 use crate::staging::{self, Place};
 
 /// The folder of outputs.
@@ -18,8 +20,8 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Takes the folder, and makes it if its parent is there.
-    pub(super) fn open(path: PathBuf) -> Result<Self, FetchError> {
+    /// Takes the folder, and makes it if its parent is there. It must not be a store's.
+    pub(super) fn open(path: PathBuf, places: &Places) -> Result<Self, FetchError> {
         let made = match fs_err::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             made => made,
@@ -42,6 +44,8 @@ impl Folder {
                 .with_hint("make its parent, or choose another folder with --into DIR"));
             }
         }
+        fetch::refuse_store(&path, places)
+            .map_err(|error| error.with_hint("choose another folder with --into DIR"))?;
         let mut folder = Self {
             path,
             known: HashMap::new(),
@@ -52,7 +56,7 @@ impl Folder {
     }
 
     /// Makes the folders of an output. None of them may be a symbolic link: it could lead anywhere.
-    pub(super) fn make_way(&mut self, path: &Path) -> Result<(), FetchError> {
+    pub(super) fn make_way(&mut self, path: &Path, places: &Places) -> Result<(), FetchError> {
         let parent = path.parent().unwrap_or(Path::new(""));
         if self.known.contains_key(parent) {
             return Ok(());
@@ -79,6 +83,7 @@ impl Folder {
                     printable(&whole)
                 ))
             })?;
+            fetch::refuse_store(&whole, places)?;
             if !made {
                 self.sweep(folder);
             }

@@ -1,5 +1,6 @@
 //! Reads the file that names what is wanted: `sources.json`, or a list of checksums.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -60,28 +61,39 @@ pub(super) fn too_many() -> FetchError {
 /// Reads a file; `-` is standard input. What it is, its first character tells.
 pub(super) fn read(path: &Path, base_url: Option<&SourceUrl>) -> Result<List, FetchError> {
     let shown = printable(path);
-    let unreadable = |error: &io::Error| FetchError::local(format!("cannot read {shown}: {error}"));
     let input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
-        let file = File::open(path).map_err(|error| unreadable(&error))?;
+        let file = File::open(path)
+            .map_err(|error| FetchError::local(format!("cannot read {shown}: {error}")))?;
         Box::new(file)
     };
+    let name = path.file_name().unwrap_or_default();
+    read_from(input, name, base_url, &shown)
+}
+
+/// Reads what is in a file of this name.
+pub(super) fn read_from(
+    input: Box<dyn Read + '_>,
+    name: &OsStr,
+    base_url: Option<&SourceUrl>,
+    shown: &str,
+) -> Result<List, FetchError> {
     let mut reader = BufReader::new(Limited {
         input,
         left_bytes: MAX_FILE_BYTES,
     });
-    let first = first_character(&mut reader).map_err(|error| unreadable(&error))?;
+    let first = first_character(&mut reader)
+        .map_err(|error| FetchError::local(format!("cannot read {shown}: {error}")))?;
     if first == Some(b'{') {
         if base_url.is_some() {
             return Err(FetchError::usage(format!(
                 "{shown} is a sources.json, which has URLs of its own: --base-url is for lists of checksums"
             )));
         }
-        return sources_json::read(reader, &shown);
+        return sources_json::read(reader, shown);
     }
-    let name = path.file_name().unwrap_or_default();
-    let list = sums::read(reader, name, base_url, &shown)?;
+    let list = sums::read(reader, name, base_url, shown)?;
     if list.entries.is_empty() && !list.refused.is_empty() {
         return Err(FetchError::usage(format!(
             "{shown} is neither a sources.json nor a list of checksums: none of its {} lines names a file and its hash",
@@ -105,12 +117,12 @@ fn first_character(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
 }
 
 /// Ends with an error where [`MAX_FILE_BYTES`] end.
-struct Limited {
-    input: Box<dyn Read>,
+struct Limited<'r> {
+    input: Box<dyn Read + 'r>,
     left_bytes: u64,
 }
 
-impl Read for Limited {
+impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
         self.left_bytes = self

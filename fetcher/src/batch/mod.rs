@@ -10,6 +10,8 @@ mod crew;
 mod display;
 mod entry;
 mod folder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod list;
 mod pace;
 mod plan;
@@ -34,6 +36,7 @@ use self::folder::Folder;
 use self::plan::Plan;
 pub use self::report::Report;
 use self::report::{Fate, From, Row};
+use crate::archives::Archive;
 use crate::download::SharedClient;
 use crate::error::{ErrorKind, FetchError};
 use crate::fetch::{self, Here, LockPolicy, Policy};
@@ -47,7 +50,8 @@ use crate::source_url::SourceUrl;
 use crate::stale_hash;
 use crate::verdict;
 
-/// With more entries, a store that has no index is worth a word: it is listed for each.
+/// With more entries, a store that has no index is worth a word: each is tried with all its names, which takes a
+/// hundredth of a second where they are a hundred thousand.
 const MANY: usize = 1000;
 
 /// What is to be fetched, and where to.
@@ -83,11 +87,12 @@ pub fn run(
     };
     let folder = match wish.dry_run {
         true => None,
-        false => match Folder::open(wish.folder.clone()) {
+        false => match Folder::open(wish.folder.clone(), places) {
             Ok(folder) => Some(folder),
             Err(error) => return Report::failed(error),
         },
     };
+    places.of_many = true;
     warn(&plan, places, voice);
     let policy = Policy {
         client: SharedClient::of_many(),
@@ -108,6 +113,7 @@ pub fn run(
         watch,
         fates: Mutex::new(vec![Fate::NotDone; plan.entries.len()]),
         metrics: Mutex::default(),
+        archives: places.archives.clone(),
     };
     let mut trouble = None;
     match folder {
@@ -147,7 +153,7 @@ fn warn(plan: &Plan, places: &Places, voice: &dyn Listener) {
     {
         let store = printable(store.root.path());
         voice.warning(&format!(
-            "{store} has no index and is listed for each of {} entries: store-index update makes one",
+            "{store} has no index, so that each of {} entries is tried with every name in it: store-index update makes one",
             plan.entries.len()
         ));
     }
@@ -177,6 +183,8 @@ struct Batch<'a> {
     watch: Watch<'a>,
     fates: Mutex<Vec<Fate>>,
     metrics: Mutex<Metrics>,
+    /// Asked when everybody else has had all tries.
+    archives: Vec<Archive>,
 }
 
 impl Batch<'_> {
@@ -267,7 +275,7 @@ impl Batch<'_> {
         folder: &mut Folder,
     ) -> Option<Missing> {
         let entry = &self.plan.entries[number];
-        if let Err(error) = folder.make_way(&entry.path) {
+        if let Err(error) = folder.make_way(&entry.path, places) {
             self.settle(number, failed(error));
             return None;
         }
@@ -358,6 +366,11 @@ impl Batch<'_> {
         let mut settled: Vec<(usize, Fate)> = Vec::new();
         let mut network_error: Option<FetchError> = None;
         places.brought = None;
+        let is_first = patience == Patience::Once;
+        places.archives = match is_first {
+            true => Vec::new(),
+            false => self.archives.clone(),
+        };
         for missing in group {
             let number = missing.number;
             let entry = &self.plan.entries[number];
@@ -370,6 +383,9 @@ impl Batch<'_> {
                 continue;
             }
             let request = entry.request(self.common);
+            if request.git.is_some() {
+                places.open_elsewhere();
+            }
             self.display.begins(number, &printable(&entry.path));
             let report = fetch::run(&request, places, policy, &ears, self.watch());
             self.display.pauses(number);
@@ -381,8 +397,9 @@ impl Batch<'_> {
                 }
                 Err(error) if error.kind == ErrorKind::Interrupted => break,
                 Err(error) => {
-                    let may_pass = matches!(error.kind, ErrorKind::Network | ErrorKind::Held);
-                    if patience == Patience::Once && may_pass {
+                    let may_pass = matches!(error.kind, ErrorKind::Network | ErrorKind::Held)
+                        || !(self.archives.is_empty() || error.kind == ErrorKind::Local);
+                    if is_first && may_pass {
                         return Outcome {
                             again: true,
                             trouble: ears.heard_trouble(),

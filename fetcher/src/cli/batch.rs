@@ -27,7 +27,7 @@ pub(super) struct BatchArgs {
     /// For a list of checksums: the URL below which its paths are
     #[arg(long, value_name = "URL")]
     base_url: Option<String>,
-    /// The most downloads at a time, up to 64; fewer after errors, and when memory or load is short [default: 16]
+    /// The most downloads at a time, up to 64; fewer after errors, and when memory or load is short [default: 25]
     #[arg(long, value_name = "N")]
     jobs: Option<String>,
     /// Replace files and symbolic links that stand at outputs

@@ -150,10 +150,12 @@ impl Walk<'_> {
         mut patience: Patience,
         landing: &mut Landing<'_>,
     ) -> Result<Option<Success>, FetchError> {
-        let failures = self.state.failures();
-        candidates.sort_by_key(|candidate| {
-            url_of(candidate).is_some_and(|url| failures.is_bad(&url, &self.request.address))
-        });
+        if candidates.len() > 1 {
+            let failures = self.state.failures();
+            candidates.sort_by_key(|candidate| {
+                url_of(candidate).is_some_and(|url| failures.is_bad(&url, &self.request.address))
+            });
+        }
         // An archive learns the hash by being asked: that comes when everybody else has had all tries.
         let is_archive = |candidate: &Candidate| candidate.kind == SourceKind::Archive;
         let (archives, candidates) = candidates.into_iter().partition(is_archive);

@@ -24,7 +24,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -42,9 +41,9 @@ use self::redirect::{Route, is_redirect};
 pub(crate) use self::rules::MAX_RULES;
 pub use self::rules::{Blocked, Rule, Rules};
 pub(crate) use self::stream::{Answer, UNHURRIED_BYTES};
+use self::transfer::Reply;
 pub use self::transfer::Widening;
 pub(crate) use self::wait::StallWatch;
-use self::wait::{GaveUp, watched};
 use crate::source_url::SourceUrl;
 
 /// Default of [`Limits::connect_timeout`]: two lost SYNs and a slow handshake fit in.
@@ -299,20 +298,22 @@ impl Client {
             if self.refusals_of(route.current()) >= MAX_RANGE_REFUSALS {
                 resume = None;
             }
-            let response = self.ask(route, resume, interrupt)?;
+            let _counted = hosts::count(route.current());
+            let reply = self.ask(route, resume, interrupt)?;
+            let response = &reply.response;
             let headers = response.headers();
             match (response.status().as_u16(), resume) {
                 (200, _) => {
                     let length_bytes = response.content_length();
                     let whole = (0, &[][..], length_bytes);
-                    return self.receive(response, route, whole, sink, interrupt);
+                    return self.receive(reply, route, whole, sink, interrupt);
                 }
                 (206, Some(asked)) => {
                     let there = (asked.from_bytes, asked.there);
-                    match transfer::length_of_whole(&response, route.current(), there) {
+                    match transfer::length_of_whole(response, route.current(), there) {
                         Ok(length_bytes) => {
                             let rest = (there.0, there.1, length_bytes);
-                            return self.receive(response, route, rest, sink, interrupt);
+                            return self.receive(reply, route, rest, sink, interrupt);
                         }
                         // Not what is missing. The whole is proved by its hash, whatever this server makes of ranges.
                         Err(_) => resume = None,
@@ -357,17 +358,17 @@ impl Client {
     /// Passes a body to the sink.
     fn receive(
         &self,
-        response: reqwest::Response,
+        reply: Reply,
         route: &Route,
         there: (u64, &[Range<u64>], Option<u64>),
         sink: &mut dyn BodySink,
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
-        let content_type = response
-            .headers()
+        let headers = reply.response.headers();
+        let content_type = headers
             .get(CONTENT_TYPE)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let bytes = transfer::receive(self, response, route, there, sink, interrupt)?;
+        let bytes = transfer::receive(self, reply, route, there, sink, interrupt)?;
         Ok(Delivered {
             bytes,
             final_url: route.current().clone(),
@@ -375,13 +376,13 @@ impl Client {
         })
     }
 
-    /// Sends one request and waits for the head of its answer.
+    /// Sends one request and waits for its answer: for the head, and for what is so small that it comes with it.
     fn ask(
         &self,
         route: &Route,
         resume: Option<Resume<'_>>,
         interrupt: &AtomicBool,
-    ) -> Result<reqwest::Response, NetError> {
+    ) -> Result<Reply, NetError> {
         let mut request = self.http.get(route.current().url().clone());
         if let Some(resume) = resume {
             // No byte that is there: the connection could not be used for anything else before all of them came.
@@ -398,18 +399,14 @@ impl Client {
         if let Some(credentials) = route.credentials() {
             request = request.basic_auth(&credentials.user, credentials.password.as_ref());
         }
-        self.runtime().block_on(async {
-            let sending = pin!(request.send());
-            match watched(sending, self.limits.first_byte_timeout, interrupt).await {
-                Ok(answer) => answer
-                    .map_err(|error| NetError::from_request(&error, self.limits.connect_timeout)),
-                Err(GaveUp::Interrupted) => Err(NetError::Interrupted),
-                Err(GaveUp::Deadline) => Err(NetError::Timeout {
-                    phase: Phase::FirstByte,
-                    limit: self.limits.first_byte_timeout,
-                }),
-            }
-        })
+        // What was begun is gone on with as it comes, so that a killed process loses as little as possible of it.
+        let taken_whole = match self.runtime().is_shared() && resume.is_none() {
+            true => transfer::TAKEN_WHOLE_BYTES,
+            false => 0,
+        };
+        let answer = transfer::ask(request, taken_whole, self.limits);
+        let answer = self.runtime().run(answer, interrupt);
+        answer.unwrap_or(Err(NetError::Interrupted))
     }
 
     const fn runtime(&self) -> &Engine {

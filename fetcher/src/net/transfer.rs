@@ -2,6 +2,7 @@
 //!
 //! It begins on one connection. Where that is slow, [`super::wide`] goes on with several.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,21 +10,76 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING};
 
-use super::error::NetError;
+use super::error::{NetError, Phase};
 use super::redirect::Route;
 use super::wait::{POLL_INTERVAL, StallWatch};
 use super::wide::{self, Whole};
-use super::{BodySink, BodyStart, Client, Limits, hosts, range};
+use super::{BodySink, BodyStart, Client, Limits, range};
 use crate::source_url::SourceUrl;
+
+/// Up to this length a body is waited for together with its head, where another thread drives the sockets. All that are
+/// under way lie in memory: 16 MiB if there are 64.
+pub(super) const TAKEN_WHOLE_BYTES: u64 = 256 * 1024;
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) response: reqwest::Response,
+    /// The whole body, if it has been taken.
+    body: Option<Bytes>,
+}
+
+/// Keeps a body until all is there.
+struct Memory(Vec<u8>);
+
+impl BodySink for Memory {
+    fn start(&mut self, _start: &BodyStart) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.0.extend_from_slice(&chunk);
+        Ok(())
+    }
+}
 
 /// How a body ended, or where it is when others shall help.
 enum Read {
     Whole(u64),
     Slow {
-        response: reqwest::Response,
         got_bytes: u64,
         bytes_per_second: f64,
     },
+}
+
+/// Sends a request, and takes the body of its answer too if that is the whole and says that it is no longer than
+/// `taken_whole` bytes.
+pub(super) async fn ask(
+    request: reqwest::RequestBuilder,
+    taken_whole: u64,
+    limits: Limits,
+) -> Result<Reply, NetError> {
+    let limit = limits.first_byte_timeout;
+    let Ok(answer) = tokio::time::timeout(limit, request.send()).await else {
+        let phase = Phase::FirstByte;
+        return Err(NetError::Timeout { phase, limit });
+    };
+    let mut response =
+        answer.map_err(|error| NetError::from_request(&error, limits.connect_timeout))?;
+    let length = response
+        .content_length()
+        .filter(|&length| length <= taken_whole.min(limits.max_bytes))
+        .filter(|_| response.status().as_u16() == 200 && taken_whole > 0);
+    let mut body = None;
+    if let Some(length) = length {
+        let mut memory = Memory(Vec::with_capacity(length as usize));
+        // Whoever waits for this ends it when the user does not want to any more.
+        let never = AtomicBool::new(false);
+        let lengths = (0, Some(length));
+        read_chunks(&mut response, lengths, None, &mut memory, &limits, &never).await?;
+        body = Some(memory.0.into());
+    }
+    Ok(Reply { response, body })
 }
 
 /// Reads from the head of a 206 answer how long the whole is, if that is told. An error if it does not bring what is
@@ -53,13 +109,14 @@ pub(super) fn length_of_whole(
 /// of the whole in bytes, which may have been announced. `there` are the parts behind that which need not come.
 pub(super) fn receive(
     client: &Client,
-    response: reqwest::Response,
+    reply: Reply,
     route: &Route,
     (from_bytes, there, length_bytes): (u64, &[Range<u64>], Option<u64>),
     sink: &mut dyn BodySink,
     interrupt: &AtomicBool,
 ) -> Result<u64, NetError> {
     let (url, limits) = (route.current(), &client.limits);
+    let Reply { mut response, body } = reply;
     check_encoding(&response, url)?;
     let headers = response.headers();
     if length_bytes.is_some_and(|length| length > limits.max_bytes) {
@@ -80,6 +137,13 @@ pub(super) fn receive(
         validator: validator.clone(),
     };
     sink.start(&start).map_err(NetError::Sink)?;
+    if let Some(body) = body {
+        let length = body.len() as u64;
+        if length > 0 {
+            sink.write(body).map_err(NetError::Sink)?;
+        }
+        return Ok(length);
+    }
     let whole = length_bytes
         .filter(|_| knows_ranges)
         .map(|length_bytes| Whole {
@@ -89,22 +153,20 @@ pub(super) fn receive(
             length_bytes,
             interrupt,
         });
-    let _counted = hosts::count(url);
 
     client.runtime().block_on(async {
-        let (response, got_bytes, rate) = match (&whole, there) {
-            (Some(_), [_, ..]) => (response, from_bytes, None),
+        let (got_bytes, rate) = match (&whole, there) {
+            (Some(_), [_, ..]) => (from_bytes, None),
             _ => {
                 let lengths = (from_bytes, length_bytes);
                 let pace = whole.as_ref().filter(|_| limits.widening.connections > 1);
                 let pace = pace.map(|_| Pace::new(limits));
-                match read_chunks(response, lengths, pace, sink, limits, interrupt).await? {
+                match read_chunks(&mut response, lengths, pace, sink, limits, interrupt).await? {
                     Read::Whole(length) => return Ok(length),
                     Read::Slow {
-                        response,
                         got_bytes,
                         bytes_per_second,
-                    } => (response, got_bytes, Some(bytes_per_second)),
+                    } => (got_bytes, Some(bytes_per_second)),
                 }
             }
         };
@@ -119,7 +181,7 @@ pub(super) fn receive(
             // One place after the other is all that the sink can do.
             false => {
                 let lengths = (got_bytes, Some(length));
-                read_chunks(response, lengths, None, sink, limits, interrupt).await?;
+                read_chunks(&mut response, lengths, None, sink, limits, interrupt).await?;
                 return Ok(length);
             }
         };
@@ -190,11 +252,11 @@ impl Pace {
     }
 }
 
-async fn read_chunks(
-    mut response: reqwest::Response,
+async fn read_chunks<S: BodySink + ?Sized>(
+    response: &mut reqwest::Response,
     (from_bytes, length_bytes): (u64, Option<u64>),
     mut pace: Option<Pace>,
-    sink: &mut dyn BodySink,
+    sink: &mut S,
     limits: &Limits,
     interrupt: &AtomicBool,
 ) -> Result<Read, NetError> {
@@ -234,7 +296,6 @@ async fn read_chunks(
             && let Some(bytes_per_second) = pace.slow(chunk_bytes, length.saturating_sub(got_bytes))
         {
             return Ok(Read::Slow {
-                response,
                 got_bytes,
                 bytes_per_second,
             });

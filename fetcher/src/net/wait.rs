@@ -15,6 +15,21 @@ pub(super) enum GaveUp {
     Deadline,
 }
 
+/// Waits for `future`, but not once `interrupt` is set.
+pub(super) async fn interruptible<F: Future>(
+    mut future: Pin<&mut F>,
+    interrupt: &AtomicBool,
+) -> Result<F::Output, GaveUp> {
+    loop {
+        if interrupt.load(Ordering::Relaxed) {
+            return Err(GaveUp::Interrupted);
+        }
+        if let Ok(output) = tokio::time::timeout(POLL_INTERVAL, future.as_mut()).await {
+            return Ok(output);
+        }
+    }
+}
+
 /// Waits for `future`, but not longer than `limit` and not once `interrupt` is set.
 pub(super) async fn watched<F: Future>(
     mut future: Pin<&mut F>,

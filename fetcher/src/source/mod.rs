@@ -11,6 +11,7 @@ mod directories;
 mod git;
 mod hashed_mirror;
 mod here;
+mod item_names;
 mod ledger;
 mod left_out;
 mod links;
@@ -20,6 +21,7 @@ mod store;
 mod url;
 
 pub(crate) use self::absent::AbsentMedia;
+pub(crate) use self::item_names::ItemNames;
 pub(crate) use self::ledger::ledger;
 
 use std::path::PathBuf;
@@ -281,44 +283,11 @@ pub fn in_order<'a>(
     request: &'a Request,
 ) -> impl Iterator<Item = Box<dyn Source + 'a>> {
     let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
-    for left_out in &places.left_out {
-        sources.push(Box::new(left_out::NotThere(left_out)));
-    }
     if let Some(brought) = &places.brought {
         sources.push(Box::new(ledger::OfThisRun::new(brought)));
     }
-    sources.extend(exact_names(places));
-    for store in &places.stores {
-        sources.push(Box::new(links::Links::new(store)));
-    }
-    if directories::can_answer(request) {
-        for store in places
-            .stores
-            .iter()
-            .filter(|store| !store.indexes.is_empty())
-        {
-            sources.push(Box::new(directories::InStore::new(store)));
-        }
-        for medium in places
-            .media
-            .iter()
-            .filter(|medium| !medium.indexes.is_empty())
-        {
-            sources.push(Box::new(directories::InMedium::new(medium)));
-        }
-    }
-    sources.extend(repositories::of(places, request));
-    for store in &places.stores {
-        sources.push(Box::new(store::AnyName::new(store)));
-    }
-    if let Some(ledger) = ledger(places) {
-        sources.push(Box::new(ledger));
-    }
-    if let Some(copies) = copies::copies(places) {
-        sources.push(Box::new(copies));
-    }
-    for medium in &places.media {
-        sources.push(Box::new(media::Media::new(medium)));
+    if !places.asked_here {
+        sources.extend(of_this_machine(places, request));
     }
     let mounted = std::iter::once_with(|| places.discs.mounted())
         .flatten()
@@ -332,7 +301,7 @@ pub fn in_order<'a>(
             sources
         });
     let mut last: Vec<Box<dyn Source + 'a>> = Vec::new();
-    for store in &places.stores {
+    for store in places.stores.iter().filter(|_| !places.asked_here) {
         if directories::InDatabase::can_answer(request, store) {
             last.push(Box::new(directories::InDatabase::new(store)));
         }
@@ -361,4 +330,46 @@ pub fn in_order<'a>(
         .flatten()
         .map(|source| Box::new(source) as Box<dyn Source + 'a>);
     sources.into_iter().chain(mounted).chain(last).chain(absent)
+}
+
+/// Makes the sources in what was named and in what is kept, cheapest first.
+fn of_this_machine<'a>(places: &'a Places, request: &'a Request) -> Vec<Box<dyn Source + 'a>> {
+    let mut sources: Vec<Box<dyn Source + 'a>> = Vec::new();
+    for left_out in &places.left_out {
+        sources.push(Box::new(left_out::NotThere(left_out)));
+    }
+    sources.extend(exact_names(places));
+    for store in &places.stores {
+        sources.push(Box::new(links::Links::new(store)));
+    }
+    if directories::can_answer(request) {
+        for store in places
+            .stores
+            .iter()
+            .filter(|store| !store.indexes.is_empty())
+        {
+            sources.push(Box::new(directories::InStore::new(store)));
+        }
+        for medium in places
+            .media
+            .iter()
+            .filter(|medium| !medium.indexes.is_empty())
+        {
+            sources.push(Box::new(directories::InMedium::new(medium)));
+        }
+    }
+    sources.extend(repositories::of(places, request));
+    for store in &places.stores {
+        sources.push(Box::new(store::AnyName::new(store, places.of_many)));
+    }
+    if let Some(ledger) = ledger(places) {
+        sources.push(Box::new(ledger));
+    }
+    if let Some(copies) = copies::copies(places) {
+        sources.push(Box::new(copies));
+    }
+    for medium in &places.media {
+        sources.push(Box::new(media::Media::new(medium)));
+    }
+    sources
 }

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags, RawDir};
-use store_index::links::LISTING_BUFFER_LEN;
+use store_index::nix32;
 use store_index::path_text::printable;
-use store_index::store_path::{self, FixedOutput};
+use store_index::store_path::FixedOutput;
 use store_index::watch::Watch;
 
+use super::item_names::{self, ItemNames};
 use super::{Candidate, KnownNames, Lookup, Source, SourceKind};
 use crate::places::StorePlace;
 use crate::request::Request;
@@ -71,12 +71,15 @@ impl Source for ExactNames {
 #[derive(Debug)]
 pub(super) struct AnyName {
     store: Rc<StorePlace>,
+    /// The listing serves other requests too.
+    of_many: bool,
 }
 
 impl AnyName {
-    pub(super) fn new(store: &Rc<StorePlace>) -> Self {
+    pub(super) fn new(store: &Rc<StorePlace>, of_many: bool) -> Self {
         Self {
             store: Rc::clone(store),
+            of_many,
         }
     }
 
@@ -91,6 +94,36 @@ impl AnyName {
                 // What it named has been tried by now and was not it: links come and go without the directory's time.
                 && index.look_up(&request.address, 1).is_ok_and(|entries| entries.is_empty())
         })
+    }
+
+    /// Returns the items, with their names, whose paths say that they have the content.
+    fn matches(
+        &self,
+        paths: &FixedOutput,
+        watch: Watch<'_>,
+    ) -> std::io::Result<Vec<(String, String)>> {
+        let store = self.store.root.path();
+        if self.of_many {
+            let names = match self.store.names.get() {
+                Some(names) => names,
+                None => {
+                    let listed = ItemNames::list(store, watch)?;
+                    self.store.names.get_or_init(|| listed)
+                }
+            };
+            if let Some(names) = names {
+                return Ok(names.find(paths));
+            }
+        }
+        let mut matches = Vec::new();
+        item_names::for_each(store, watch, &mut |digest, name| {
+            if paths.path_digest(name) == digest {
+                let base_name = format!("{}-{name}", nix32::encode(&digest));
+                matches.push((base_name, name.to_owned()));
+            }
+            true
+        })?;
+        Ok(matches)
     }
 }
 
@@ -110,38 +143,12 @@ impl Source for AnyName {
             ));
         }
         let paths = FixedOutput::new(&self.store.logical, &request.address);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let unavailable = |error: rustix::io::Errno| {
-            Lookup::Unavailable(format!("cannot list it: {}", std::io::Error::from(error)))
+        let mut matches = match self.matches(&paths, watch) {
+            Ok(matches) => matches,
+            Err(error) => return Lookup::Unavailable(format!("cannot list it: {error}")),
         };
-        let directory = match rustix::fs::open(self.store.root.path(), flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(error) => return unavailable(error),
-        };
-        // Borrowed entries: one allocation a name would cost as much as hashing it.
-        let mut buffer = Vec::with_capacity(LISTING_BUFFER_LEN);
-        let mut listing = RawDir::new(directory, buffer.spare_capacity_mut());
-        let mut matches = Vec::new();
-        while let Some(entry) = listing.next() {
-            if watch.interrupted() {
-                break;
-            }
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => return unavailable(error),
-            };
-            let Ok(base_name) = entry.file_name().to_str() else {
-                continue;
-            };
-            let Some((digest, name)) = store_path::split_base_name(base_name) else {
-                continue;
-            };
-            if paths.path_digest(name) == digest
-                && !request.is_given_output(&self.store.root.path().join(base_name))
-            {
-                matches.push((base_name.to_owned(), name.to_owned()));
-            }
-        }
+        let store = self.store.root.path();
+        matches.retain(|(base_name, _)| !request.is_given_output(&store.join(base_name)));
         if matches.is_empty() {
             return Lookup::Absent(None);
         }

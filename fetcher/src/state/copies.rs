@@ -111,17 +111,13 @@ pub(crate) struct NewCopy<'a> {
 impl State {
     /// Returns true if copies may be there.
     pub(crate) fn has_copies(&self) -> bool {
-        self.copies().is_some()
-    }
-
-    fn copies(&self) -> Option<OwnedFd> {
-        open_folder(&*self.there()?, FOLDER).ok()
+        self.folder(FOLDER).is_some()
     }
 
     /// Returns the copy of a content, and holds it.
     pub(crate) fn copy_of(&self, address: &ContentAddress) -> Option<KeptCopy> {
         let key = key(address);
-        let folder = open_folder(&self.copies()?, &key).ok()?;
+        let folder = open_folder(&*self.folder(FOLDER)?, &key).ok()?;
         // One that is being removed is none.
         rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared).ok()?;
         let about = read_about(&folder)?;
@@ -188,7 +184,7 @@ impl State {
 
     /// Removes a copy that turned out to be damaged. Others may be reading it: what they read is hashed, too.
     pub(crate) fn remove_copy(&self, address: &ContentAddress) -> io::Result<()> {
-        match self.copies() {
+        match self.folder(FOLDER) {
             Some(folder) => remove(&folder, &key(address)),
             None => Ok(()),
         }

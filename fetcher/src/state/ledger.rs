@@ -17,9 +17,7 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 use store_index::path_text;
 
-use super::{
-    State, address, key, lock_record, open_file, open_folder, read_record, read_record_whole,
-};
+use super::{State, address, key, lock_record, open_file, read_record, read_record_whole};
 
 /// Above this length in bytes a file loses its older half: 256 of them stay below 32 MiB.
 const MAX_BUCKET_BYTES: u64 = 128 * 1024;
@@ -98,8 +96,7 @@ fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
 impl State {
     /// Returns true if something may have been delivered.
     pub(crate) fn has_ledger(&self) -> bool {
-        self.there()
-            .is_some_and(|folder| open_folder(&folder, FOLDER).is_ok())
+        self.folder(FOLDER).is_some()
     }
 
     /// Returns where a content lies, the last delivery first.
@@ -125,7 +122,7 @@ impl State {
     /// Forgets that a content lies somewhere: it does no more.
     pub(crate) fn not_delivered(&self, address: &ContentAddress, path: &Path) {
         let forget = || {
-            let folder = open_folder(&*self.there()?, FOLDER).ok()?;
+            let folder = self.folder(FOLDER)?;
             let mut bucket = open_file(&folder, &bucket(address), OFlags::empty()).ok()?;
             let is_other = |known: &ContentAddress, delivery: &Delivery| {
                 (known, delivery.path.as_path()) != (address, path)
@@ -140,7 +137,7 @@ impl State {
     fn lines(&self, address: &ContentAddress) -> Vec<Line> {
         let wanted = key(address);
         let read = || {
-            let folder = open_folder(&*self.there()?, FOLDER).ok()?;
+            let folder = self.folder(FOLDER)?;
             let bucket = open_file(&folder, &bucket(address), OFlags::empty()).ok()?;
             let text = read_record_whole(&bucket).ok()?;
             let lines = text.lines().filter(|line| line.contains(&wanted));
@@ -157,9 +154,6 @@ impl State {
     pub(crate) fn delivered(&self, address: &ContentAddress, path: &Path, names: &[String]) {
         let write = || -> io::Result<()> {
             let line = Line::of(address, path, names)?;
-            if self.lines(address).contains(&line) {
-                return Ok(());
-            }
             let Some(folder) = self.make_folder(FOLDER) else {
                 return Ok(());
             };
@@ -262,11 +256,9 @@ mod tests {
         let file = folder.path().join("file \n\u{e9}");
         fs_err::write(&file, "content").unwrap();
         state.delivered(&address(1), &file, &["file-1.0".to_owned()]);
-        state.delivered(&address(1), &file, &["file-1.0".to_owned()]);
         let found = state.deliveries(&address(1));
         assert_eq!(found.len(), 1);
         assert_eq!((&found[0].path, found[0].size), (&file, Some(7)));
-        assert_eq!(state.lines(&address(1)).len(), 1, "the same is told once");
         assert_eq!(state.deliveries(&address(2)), []);
         fs_err::write(&file, "changed").unwrap();
         let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);

@@ -17,7 +17,8 @@ mod parts;
 mod spool;
 mod usage;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -47,6 +48,9 @@ const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
 /// The longest record that is read, in bytes; ours are far shorter.
 const MAX_RECORD_BYTES: u64 = 256 * 1024;
 
+/// What most records have, in bytes: one read is enough for them.
+const USUAL_RECORD_BYTES: usize = 8 * 1024;
+
 /// How long a record's lock is waited for.
 const MAX_RECORD_WAIT: Duration = Duration::from_secs(2);
 
@@ -57,9 +61,23 @@ const RECORD_POLL_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug, Default)]
 pub struct State {
     path: Option<PathBuf>,
-    made: OnceCell<Option<Arc<OwnedFd>>>,
+    /// The folder, by an empty name, and those in it, held open once they were found: of many fetches each looks at them.
+    opened: RefCell<HashMap<&'static str, Arc<OwnedFd>>>,
+    /// A lock file that is not needed just now.
+    spare: Arc<lock::Spare>,
+    /// The folder could not be made.
+    unusable: Cell<bool>,
     trouble: RefCell<Option<String>>,
 }
+
+/// The folder itself among those that are held open.
+const WHOLE: &str = "";
+
+/// The folder of the locks.
+const LOCKS: &str = "locks";
+
+/// The folder of downloads that have begun.
+const SPOOL: &str = "spool";
 
 impl State {
     /// Takes the folder's path; `None` keeps nothing. Touches nothing.
@@ -70,9 +88,16 @@ impl State {
         }
     }
 
-    /// Returns the folder's path.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// Returns what makes one for each of many threads that download: the folders are made now, and open once for all.
+    pub(crate) fn for_threads(&self) -> impl Fn() -> Self + Send + Sync + use<> {
+        for name in [LOCKS, SPOOL, ledger::FOLDER] {
+            let _folder = self.make_folder(name);
+        }
+        let (path, opened) = (self.path.clone(), self.opened.borrow().clone());
+        move || Self {
+            opened: RefCell::new(opened.clone()),
+            ..Self::at(path.clone())
+        }
     }
 
     /// Returns why the folder is not used, once.
@@ -101,41 +126,59 @@ impl State {
 
     /// Opens the folder, and makes it if there is none.
     fn make(&self) -> Option<Arc<OwnedFd>> {
-        let made = self.made.get_or_init(|| {
-            let path = self.path.as_ref()?;
-            match make(path).and_then(|()| open(path)) {
-                Ok(folder) => Some(Arc::new(folder)),
-                Err(error) => {
-                    self.warn(&error);
-                    None
-                }
+        if let Some(folder) = self.there() {
+            return Some(folder);
+        }
+        let path = self.path.as_ref().filter(|_| !self.unusable.get())?;
+        match make(path).and_then(|()| open(path)) {
+            Ok(folder) => Some(self.hold(WHOLE, folder)),
+            Err(error) => {
+                self.unusable.set(true);
+                self.warn(&error);
+                None
             }
-        });
-        made.clone()
+        }
     }
 
     /// Opens the folder if it is there. One that cannot be used is told of when something is to be kept.
     fn there(&self) -> Option<Arc<OwnedFd>> {
-        match self.made.get() {
-            Some(made) => made.clone(),
-            None => open(self.path.as_deref()?).ok().map(Arc::new),
-        }
+        self.held(WHOLE)
+            .or_else(|| Some(self.hold(WHOLE, open(self.path.as_deref()?).ok()?)))
+    }
+
+    /// Opens a folder in it if it is there.
+    fn folder(&self, name: &'static str) -> Option<Arc<OwnedFd>> {
+        self.held(name)
+            .or_else(|| Some(self.hold(name, open_folder(&*self.there()?, name).ok()?)))
     }
 
     /// Opens a folder in it, and makes both if need be. Trouble is remembered for a warning.
-    fn make_folder(&self, name: &str) -> Option<Arc<OwnedFd>> {
+    fn make_folder(&self, name: &'static str) -> Option<Arc<OwnedFd>> {
+        if let Some(folder) = self.held(name) {
+            return Some(folder);
+        }
         let folder = self.make()?;
         let made = match rustix::fs::mkdirat(&*folder, name, PRIVATE_FOLDER) {
             Ok(()) | Err(Errno::EXIST) => open_folder(&folder, name),
             Err(error) => Err(error.into()),
         };
         match made {
-            Ok(made) => Some(Arc::new(made)),
+            Ok(made) => Some(self.hold(name, made)),
             Err(error) => {
                 self.warn(&error);
                 None
             }
         }
+    }
+
+    fn held(&self, name: &'static str) -> Option<Arc<OwnedFd>> {
+        self.opened.borrow().get(name).cloned()
+    }
+
+    fn hold(&self, name: &'static str, folder: OwnedFd) -> Arc<OwnedFd> {
+        let folder = Arc::new(folder);
+        self.opened.borrow_mut().insert(name, Arc::clone(&folder));
+        folder
     }
 }
 
@@ -199,7 +242,7 @@ fn open_file(folder: &OwnedFd, name: &str, more: OFlags) -> Result<File, Errno> 
 /// Reads a record; one that is too long cannot be ours. What is no text is passed on as none, so that it is written
 /// over.
 fn read_record(file: &File) -> io::Result<String> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_RECORD_BYTES);
     file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -14,8 +14,9 @@ use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
@@ -26,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 use store_index::digest::Digest;
 
-use super::lock::{self, Claim};
+use super::lock::{self, Claim, LOCK};
 use super::parts::{NEW_PARTS, PARTS};
-use super::{key, open_file, open_folder, read_record};
+use super::{key, open_file, read_record};
 use crate::net::BodyStart;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
@@ -38,6 +39,9 @@ pub(crate) const SPOOL_ABOVE_BYTES: u64 = 1024 * 1024;
 
 /// What was not touched for so long is removed.
 const MAX_AGE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// How often a process looks what is to be removed.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// How much may lie here, in bytes; the longest untouched goes first.
 const MAX_SPOOL_BYTES: u64 = 10 << 30;
@@ -50,7 +54,6 @@ const MAX_TRIMMED_ENTRIES: usize = 100_000;
 
 const PART: &str = ".part";
 const RECORD: &str = ".json";
-const LOCK: &str = ".lock";
 
 /// A download that has begun.
 #[derive(Debug)]
@@ -90,7 +93,10 @@ impl Claim {
 
     /// Opens what has come so far, if it is a file of ours alone.
     pub(crate) fn partial(&self) -> Option<Partial> {
-        let file = open_file(&self.spool, &self.part_name(), OFlags::empty()).ok()?;
+        let opened = open_file(&self.spool, &self.part_name(), OFlags::empty());
+        let is_bare = matches!(opened, Err(Errno::NOENT));
+        self.is_bare.store(is_bare, Ordering::Relaxed);
+        let file = opened.ok()?;
         let stat = rustix::fs::fstat(&file).ok()?;
         let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_nlink == 1
@@ -148,8 +154,12 @@ impl Claim {
 
     /// Makes an empty room in the spool, like the one beside the output.
     pub(crate) fn begin(&self, like: &File) -> io::Result<StagedFile> {
+        // Without its file there may still be a record of it.
+        self.is_bare.store(false, Ordering::Relaxed);
         self.clear();
-        trim(&self.spool, &self.locks, Some(&self.key), false);
+        if is_time_to_trim() {
+            trim(&self.spool, &self.locks, Some(&self.key), false);
+        }
         let flags = OFlags::CREATE | OFlags::EXCL;
         let file = open_file(&self.spool, &self.part_name(), flags)?;
         self.take_over(file, like)
@@ -174,11 +184,16 @@ impl Claim {
     /// Forgets what has come: the whole is delivered, or it is wrong.
     pub(crate) fn clear(&self) {
         self.set_hashed(None);
-        remove(&self.spool, &self.key);
+        if !self.is_bare.load(Ordering::Relaxed) {
+            remove(&self.spool, &self.key);
+        }
     }
 
     /// Returns how much space would be free for a file if what has come were forgotten, in bytes.
     pub(crate) fn taken_beside(&self, file: &File) -> u64 {
+        if self.is_bare.load(Ordering::Relaxed) {
+            return 0;
+        }
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let part = rustix::fs::statat(&*self.spool, self.part_name(), flags);
         match (part, rustix::fs::fstat(file)) {
@@ -239,7 +254,7 @@ impl Claim {
 impl super::State {
     /// Returns how much of a content has come, for those who wait for it.
     pub(crate) fn so_far(&self, address: &ContentAddress) -> Option<u64> {
-        let spool = open_folder(&*self.there()?, "spool").ok()?;
+        let spool = self.folder(super::SPOOL)?;
         let name = format!("{}{PART}", key(address));
         let stat = rustix::fs::statat(&spool, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some(taken_bytes(&stat))
@@ -268,6 +283,17 @@ pub(super) fn url_key(url: &SourceUrl) -> String {
 pub(super) fn parts(spool: &OwnedFd) -> Vec<(String, u64)> {
     let parts = old_first(spool, PART).into_iter();
     parts.map(|entry| (entry.key, entry.taken_bytes)).collect()
+}
+
+/// Returns true if it has not been looked for some time, by any thread: the more downloads there are, the longer the lists.
+fn is_time_to_trim() -> bool {
+    static TRIMMED: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut trimmed = TRIMMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_time = trimmed.is_none_or(|trimmed| trimmed.elapsed() >= TRIM_EVERY);
+    if is_time {
+        *trimmed = Some(Instant::now());
+    }
+    is_time
 }
 
 /// Removes what is too old, and the oldest of what is too much, or all; and lock files that nobody has used for long.

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use store_index::terminal::amount;
 use store_index::tree::TreeError;
 use store_index::watch::{Unit, Watch};
 
-use super::{COPY_CONTENT, CopyBounds, State, copies, ledger, open_folder, spool};
+use super::{COPY_CONTENT, CopyBounds, LOCKS, SPOOL, State, copies, ledger, spool};
 use crate::copy::{self, CopyError};
 use crate::git::remote;
 use crate::publish;
@@ -129,7 +128,7 @@ impl State {
     }
 
     fn partial_downloads(&self) -> Amount {
-        let spool = self.folder("spool");
+        let spool = self.folder(SPOOL);
         let parts = spool.map(|spool| spool::parts(&spool)).unwrap_or_default();
         Amount {
             count: parts.len(),
@@ -170,7 +169,7 @@ impl State {
             self.copies_amount(),
             self.repositories(),
         );
-        if let (Some(spool), Some(locks)) = (self.folder("spool"), self.folder("locks")) {
+        if let (Some(spool), Some(locks)) = (self.folder(SPOOL), self.folder(LOCKS)) {
             spool::trim(&spool, &locks, None, all);
         }
         if let Some(folder) = self.folder(copies::FOLDER) {
@@ -236,7 +235,7 @@ impl State {
 
     fn check_copies(&self, checked: &mut Checked, watch: Watch<'_>) {
         let folder = self.folder(copies::FOLDER);
-        for listed in folder.iter().flat_map(copies::list) {
+        for listed in folder.iter().flat_map(|folder| copies::list(folder)) {
             let Some(copy) = self.copy_of(&listed.address) else {
                 continue;
             };
@@ -249,10 +248,6 @@ impl State {
                 }
             }
         }
-    }
-
-    fn folder(&self, name: &str) -> Option<OwnedFd> {
-        open_folder(&*self.there()?, name).ok()
     }
 
     fn buckets(&self) -> Vec<std::fs::File> {
