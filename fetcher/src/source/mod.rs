@@ -13,6 +13,7 @@ mod hashed_mirror;
 mod here;
 mod ledger;
 mod left_out;
+mod lent;
 mod links;
 mod media;
 mod repositories;

@@ -29,7 +29,9 @@ use gix::bstr::BString;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-pub(crate) use self::kept::{collect, kept, usage, verify};
+pub(crate) use self::kept::{
+    collect, folder as kept_folder, kept, like as kept_like, usage, verify,
+};
 use self::line::Line;
 pub(crate) use self::offline::with_kept_submodules;
 pub(crate) use self::room::{Hidden, Rooms};
@@ -270,14 +272,15 @@ impl Visit<'_, '_> {
             _ => DownloadError::Write(error),
         })?;
         self.urls.push(url.clone());
-        let was_kept = !room.tips().is_empty();
+        room.salvage(self.line).map_err(local)?;
+        let was_kept = !room.tips().is_empty() || room.is_partial();
         let here = self.rooms.here();
         self.was_kept |= was_kept;
         self.leant_on_others |= was_kept || here.is_some();
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
                 !room.is_partial()
-                    || missing::of(room.path(), &[*id], here, self.line.watch)
+                    || missing::of(room.path(), &[*id], (here, url), self.line.watch)
                         .is_ok_and(|ids| ids.is_empty())
             }
             _ => false,

@@ -5,7 +5,7 @@
 //! bases. It bounds each, and not their sum.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 
 use gix::odb::pack::data::Entry;
 use gix::odb::pack::data::entry::Header;
@@ -65,6 +65,10 @@ pub(super) struct Survey<'a, R, F> {
     folder: &'a File,
     /// What is left free there, as configured.
     reserve: Option<u64>,
+    /// Where what came is kept until all came.
+    copy: Option<&'a File>,
+    /// Set when no more comes, and not all came.
+    was_cut: &'a mut bool,
     /// Says whether we have an object, which then is the base rather than one of the pack.
     is_ours: F,
     state: State,
@@ -84,12 +88,15 @@ impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
         pack: R,
         count: u32,
         (folder, reserve): (&'a File, Option<u64>),
+        (copy, was_cut): (Option<&'a File>, &'a mut bool),
         is_ours: F,
     ) -> Self {
         Self {
             pack,
             folder,
             reserve,
+            copy,
+            was_cut,
             is_ours,
             state: State::Head(Vec::new()),
             stream: Decompress::new(),
@@ -235,8 +242,16 @@ fn kib(bytes: u64) -> io::Result<u32> {
 
 impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.pack.read(buffer)?;
+        let read = self.pack.read(buffer);
+        *self.was_cut = match &read {
+            Ok(count) => *count == 0 && self.left > 0,
+            Err(_) => true,
+        };
+        let count = read?;
         self.take(&buffer[..count])?;
+        if let Some(mut copy) = self.copy {
+            copy.write_all(&buffer[..count])?;
+        }
         self.unlooked_bytes += count as u64;
         if self.unlooked_bytes >= LOOK_AT_DISK_EVERY {
             self.unlooked_bytes = 0;
@@ -253,8 +268,6 @@ impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use gix::ObjectId;
 
     use super::*;
@@ -303,10 +316,12 @@ mod tests {
 
         fn survey(&self, chunk: usize) -> io::Result<u64> {
             let folder = File::open(std::env::temp_dir()).unwrap();
+            let mut was_cut = false;
             let mut survey = Survey::new(
                 self.bytes.as_slice(),
                 self.count,
                 (&folder, None),
+                (None, &mut was_cut),
                 |_: &oid| false,
             );
             let mut buffer = vec![0; chunk];
