@@ -285,6 +285,7 @@ impl<'a> Landing<'a> {
                 reason,
                 retry,
                 of_host,
+                of_trust: _,
                 redirected_to,
             }) => NotIt {
                 retry,

@@ -80,6 +80,11 @@ impl<'a> Rooms<'a> {
                 Err(_) => {}
             }
         }
+        self.passing()
+    }
+
+    /// Returns a repository that does not stay.
+    pub(super) fn passing(&mut self) -> io::Result<Room> {
         let hidden = match &mut self.hidden {
             Some(hidden) => hidden,
             none => none.insert(Hidden::new(self.output)?),
