@@ -114,13 +114,16 @@ fn try_write(
     let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
     let reserve = (folder.file(), line.limits.disk_reserve);
     let survey = Survey::new(pack, count, reserve, (copy, was_cut), ours);
+    // A pack that needs none is written as it comes, instead of being put together anew.
+    let needs_bases = !into.haves.is_empty() || mode == Mode::Restore;
+    let bases = needs_bases.then(|| Bases(into.repository));
     let mut whole = BufReader::with_capacity(BUFFER_LEN, header.as_slice().chain(survey));
     let written = Bundle::write_to_directory(
         &mut whole,
         Some(&packs),
         &mut Discard,
         line.watch.interrupt,
-        Some(Bases(into.repository)),
+        bases,
         OBJECT_HASH,
         Options {
             thread_limit: Some(MAX_THREADS),
