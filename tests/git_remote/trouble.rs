@@ -477,7 +477,7 @@ fn a_pack_leaves_the_disks_reserve() {
     fs_err::set_permissions(env.path("cache/fetch"), private).unwrap();
     let bare = Repository::bare(&env, "srv/some.git");
     bare.git(&["config", "core.compression", "0"]);
-    let commit = bare.commit("main", &[file("a", &crate::support::noise(1, 70 << 20))]);
+    let commit = bare.commit("main", &[file("a", &crate::support::noise(1, 98 << 20))]);
     let daemon = Daemon::start(&env, "srv");
     env.fetch_hash(sri(b"x"))
         .args(["--git", &daemon.url("some.git"), "--rev", &commit])

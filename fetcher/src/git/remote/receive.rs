@@ -113,10 +113,14 @@ fn try_write(
     let packs = into.folder.join("objects/pack");
     let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
     let reserve = (folder.file(), line.limits.disk_reserve);
-    let survey = Survey::new(pack, count, reserve, (copy, was_cut), ours);
     // A pack that needs none is written as it comes, instead of being put together anew.
     let needs_bases = !into.haves.is_empty() || mode == Mode::Restore;
-    let bases = needs_bases.then(|| Bases(into.repository));
+    let bases = needs_bases.then_some(Bases(into.repository));
+    let survey = Survey::new(pack, count, reserve, (copy, was_cut), ours);
+    let survey = match needs_bases {
+        true => survey,
+        false => survey.written_at_once(),
+    };
     let mut whole = BufReader::with_capacity(BUFFER_LEN, header.as_slice().chain(survey));
     let written = Bundle::write_to_directory(
         &mut whole,

@@ -65,6 +65,8 @@ pub(super) struct Survey<'a, R, F> {
     folder: &'a File,
     /// What is left free there, as configured.
     reserve: Option<u64>,
+    /// gix puts it together anew, entry by entry, so that others' objects can be put into it.
+    is_put_together: bool,
     /// Where what came is kept until all came.
     copy: Option<&'a File>,
     /// Set when no more comes, and not all came.
@@ -95,6 +97,7 @@ impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
             pack,
             folder,
             reserve,
+            is_put_together: true,
             copy,
             was_cut,
             is_ours,
@@ -108,6 +111,19 @@ impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
             longest_kib: 0,
             adrift_kib: 0,
             unlooked_bytes: 0,
+        }
+    }
+
+    /// Says that it is written as it comes.
+    pub(super) const fn written_at_once(mut self) -> Self {
+        self.is_put_together = false;
+        self
+    }
+
+    /// Rather has the pack whole than half of it twice.
+    fn give_up_copy(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            drop(copy.set_len(0));
         }
     }
 
@@ -249,18 +265,28 @@ impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
         };
         let count = read?;
         self.take(&buffer[..count])?;
-        if let Some(mut copy) = self.copy {
-            copy.write_all(&buffer[..count])?;
+        if let Some(mut copy) = self.copy
+            && copy.write_all(&buffer[..count]).is_err()
+        {
+            self.give_up_copy();
         }
-        self.unlooked_bytes += count as u64;
+        let times = if self.copy.is_some() { 2 } else { 1 };
+        self.unlooked_bytes += times * count as u64;
         if self.unlooked_bytes >= LOOK_AT_DISK_EVERY {
             self.unlooked_bytes = 0;
-            // gix writes an entry when it is whole.
+            // Where gix puts a pack together anew it writes an entry when it is whole.
             let unwritten = match &self.state {
-                State::Body(entry, _) => self.offset - entry.pack_offset(),
-                State::Head(_) | State::End => 0,
+                State::Body(entry, _) if self.is_put_together => self.offset - entry.pack_offset(),
+                _ => 0,
             };
-            disk::leave_reserve(self.folder, LOOK_AT_DISK_EVERY + unwritten, self.reserve)?;
+            let look = |survey: &Self| {
+                let bytes = LOOK_AT_DISK_EVERY + unwritten;
+                disk::leave_reserve(survey.folder, bytes, survey.reserve)
+            };
+            if self.copy.is_some() && look(self).is_err() {
+                self.give_up_copy();
+            }
+            look(self)?;
         }
         Ok(count)
     }
