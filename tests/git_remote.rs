@@ -1,5 +1,6 @@
 //! Commits fetched from real git servers, against what git and Nix make of them.
 
+mod broken;
 mod files;
 mod kept;
 mod real;

@@ -38,7 +38,20 @@ only-eol eol=crlf
 *.ascii working-tree-encoding=US-ASCII
 deep/** -ident
 deep/**/again.id ident
+*.valued ident=yes
+*.subst export-subst export-ignore
+*.typo text eol=crlf tex/t
+*.both-auto text=auto ident
+*.both-encoded ident working-tree-encoding=UTF-16LE-BOM
+Case text eol=crlf
+# crlf, in a comment
+  indented text eol=crlf \r
+*.negative eol=crlf
+!no.negative eol=lf
 ";
+
+/// What git does to these depends on whether it sees a file whole.
+const IDS: &str = "$$Id$ $I$Id$ $Idx$Id: z $\n$Id: a\tb $ $Id:a b $ $Id: \u{e9}$ $Id:$ $Id";
 
 const TEXT: &str = "first $Id$\nsecond \u{e9} $Id: old $\r\nthird $Id: foo,v 1 $\n";
 
@@ -52,7 +65,28 @@ pub(crate) fn awkward(repository: &Repository) -> String {
     for line in 0..20_000 {
         big_text.push_str(&format!("line {line} $Id$\n"));
     }
+    let nested: Vec<_> = (0..200).map(|_| "n/").collect();
+    let nested = format!("{}file.crlf", nested.concat());
     let mut files = vec![
+        file(&nested, unix),
+        file("ids.valued", IDS.as_bytes()),
+        file("ids.id", IDS.as_bytes()),
+        file("ids.both", IDS.as_bytes()),
+        file("ids.both-auto", IDS.as_bytes()),
+        file("ids.both-encoded", IDS.as_bytes()),
+        file("a.subst", b"$Format:%H$ $Id$\n"),
+        file("a.typo", unix),
+        file("indented", unix),
+        file("Case", unix),
+        file("case", unix),
+        file("CASE/case", unix),
+        file("no.negative", unix),
+        file(
+            "marked/.gitattributes",
+            b"\xef\xbb\xbfa eol=crlf\nb eol=crlf\n",
+        ),
+        file("marked/a", unix),
+        file("marked/b", unix),
         file(".gitattributes", ATTRIBUTES),
         file(
             ".gitmodules",
@@ -338,6 +372,39 @@ fn a_tree_is_found_by_its_id() {
     let hash = bare.nar_of_clone(&env, &commit);
     fetch_nar(&env, &env.path("media"), &commit, &hash);
     assert_eq!(names_in(&env.out("out")), ["file"]);
+}
+
+/// A file system takes any bytes but two, and so does git.
+#[test]
+fn names_of_any_bytes_are_names() {
+    if lacks("names_of_any_bytes_are_names", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "media/bytes.git");
+    let (text, attributes) = (
+        bare.object("blob", b"a\n"),
+        bare.object(
+            "blob",
+            b"\"\\377\" text eol=crlf\n\"\\001\" text eol=crlf\nb eol=crlf\n",
+        ),
+    );
+    let all: Vec<[u8; 1]> = (1..=255)
+        .filter(|byte| !b"./".contains(byte))
+        .map(|byte| [byte])
+        .collect();
+    let mut entries: Vec<_> = all
+        .iter()
+        .map(|name| ("100644", name.as_slice(), text.as_str()))
+        .collect();
+    entries.push(("100644", b".gitattributes", &attributes));
+    entries.sort_unstable_by_key(|(_, name, _)| *name);
+    let folder = bare.tree(&entries);
+    let top = bare.tree(&[("40000", b"x\n\xff", &folder), ("120000", b"\xfe", &text)]);
+    let commit = bare.git(&["commit-tree", "-m", "x", &top]);
+    bare.git(&["update-ref", "refs/heads/main", &commit]);
+    let hash = bare.nar_of_clone(&env, &commit);
+    fetch_nar(&env, &env.path("media"), &commit, &hash);
 }
 
 #[test]

@@ -94,6 +94,8 @@ pub(crate) enum DownloadError {
         retry: Option<Retry>,
         /// Whether the host is the cause, whatever it is asked for.
         of_host: bool,
+        /// Whether a server would be asked that nothing vouches for.
+        of_trust: bool,
         /// Where a redirect had led, if that is what failed.
         redirected_to: Option<Box<SourceUrl>>,
         /// What the user can do about it.
@@ -358,24 +360,36 @@ impl Downloader {
         let answer = self.client()?.get(url, resume, landing, watch.interrupt);
         match answer {
             Err(error)
-                if self.may_trust_anybody
-                    && error.is_of_trust()
-                    && !landing.has_begun
-                    && !net::has_credentials(url, &self.access) =>
+                if error.is_of_trust() && !landing.has_begun && self.may_trust_anybody(url) =>
             {
-                watch.progress.note(&format!(
-                    "warning: {url}: {error}; it is asked again without verification, since the hash decides"
-                ));
-                self.came_from_anybody = true;
-                let access = Arc::clone(&self.access);
-                let client = match &mut self.trusting {
-                    Some(client) => client,
-                    none => none.insert(Client::with_access(Trust::Anybody, self.limits, access)?),
-                };
+                let client = self.trusting_client(url, &error.to_string(), watch)?;
                 Ok(client.get(url, resume, landing, watch.interrupt))
             }
             answer => Ok(answer),
         }
+    }
+
+    /// Returns true if a server may be asked that nothing vouches for.
+    pub(crate) fn may_trust_anybody(&self, url: &SourceUrl) -> bool {
+        self.may_trust_anybody && !net::has_credentials(url, &self.access)
+    }
+
+    /// Returns what asks such a server, after saying why. It tells nobody anything that is secret.
+    pub(crate) fn trusting_client(
+        &mut self,
+        url: &SourceUrl,
+        reason: &str,
+        watch: Watch<'_>,
+    ) -> Result<&Client, DownloadError> {
+        watch.progress.note(&format!(
+            "warning: {url}: {reason}; it is asked again without verification, since the hash decides"
+        ));
+        self.came_from_anybody = true;
+        let access = Arc::clone(&self.access);
+        Ok(match &mut self.trusting {
+            Some(client) => client,
+            none => none.insert(Client::with_access(Trust::Anybody, self.limits, access)?),
+        })
     }
 
     /// Returns the most bytes that a download may have, and what is unpacked from one.
@@ -400,6 +414,7 @@ impl DownloadError {
             reason: reason.into(),
             retry: None,
             of_host: false,
+            of_trust: false,
             redirected_to: None,
             advice: None,
         }
@@ -413,12 +428,14 @@ impl DownloadError {
                 reason,
                 retry,
                 of_host,
+                of_trust,
                 redirected_to,
                 advice,
             } => Self::Trouble {
                 reason: explain(reason),
                 retry,
                 of_host,
+                of_trust,
                 redirected_to,
                 advice,
             },
@@ -438,6 +455,7 @@ impl From<NetError> for DownloadError {
                 reason: error.to_string(),
                 retry: error.retry(),
                 of_host: error.is_of_host(),
+                of_trust: error.is_of_trust(),
                 redirected_to: error.redirected_to().cloned().map(Box::new),
                 advice: error.advice(),
             },

@@ -361,6 +361,10 @@ impl<'a> Walk<'a> {
                 (AttemptResult::Skipped, Some(reason))
             }
         };
+        let named = |git: &GitSource| git.url.to_string() == source.location();
+        if let (true, Some(reason)) = (self.request.git.as_ref().is_some_and(named), &reason) {
+            self.network.lacking = Some(format!("{}: {reason}", source.location()));
+        }
         self.record(source.kind(), source.location(), result, reason, 0, started);
         Ok(None)
     }
@@ -556,6 +560,9 @@ impl<'a> Walk<'a> {
                             kept: not_it.kept.clone(),
                         };
                         self.network.wrong.get_or_insert(wrong);
+                    }
+                    AttemptResult::Absent if kind == SourceKind::Git => {
+                        self.network.lacking = Some(format!("{location}: {}", not_it.reason));
                     }
                     AttemptResult::Failed if is_remote => {
                         self.network.trouble = Some(format!("{location}: {}", not_it.reason));

@@ -275,6 +275,7 @@ impl<'a> Landing<'a> {
                 reason,
                 retry,
                 of_host,
+                of_trust: _,
                 redirected_to,
                 advice,
             }) => NotIt {

@@ -23,6 +23,8 @@ pub(crate) struct NetworkSummary {
     pub(crate) no_room: Option<Box<FetchError>>,
     /// The last trouble that was not a plain "not there", with its place.
     pub(crate) trouble: Option<String>,
+    /// What a repository said that has not got it, with its place.
+    pub(crate) lacking: Option<String>,
 }
 
 /// A complete body that was not the wanted content.
@@ -102,6 +104,12 @@ pub(crate) fn nothing_delivered(
             "no usable URL is left for {what}, and no local source has it"
         ))
         .with_hint("http://, https://, mirror:// and, on the command line, file:// URLs can be fetched from")
+    } else if let Some(lacking) = &network.lacking {
+        FetchError::new(
+            ErrorKind::NotFound,
+            format!("not found: {what}\n  {lacking}"),
+        )
+        .with_hint("--rev takes a commit's full id, a tag, a branch, HEAD or a whole reference name; fetch explain shows what is asked")
     } else {
         not_found(&what, network.asked, offline)
     };

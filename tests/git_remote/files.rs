@@ -1,6 +1,6 @@
 //! Files of this machine that a server need not send.
 
-use crate::support::git::{File, GIT, Repository, file, nar_of};
+use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
 use crate::support::git_server::HttpBackend;
 use crate::support::{Report, TestEnv, lacks, noise};
 
@@ -144,4 +144,143 @@ fn directories_that_are_here_are_not_sent() {
     fs_err::os::unix::fs::symlink("other", env.path("here/else/8")).unwrap();
     fetch(&env, &url, &commit, &hash, &["here"]);
     assert!(http.take_sent_bytes() > 4_000);
+}
+
+/// Of what a repository on this machine has, nothing comes: a fork, an older clone, or what is kept of another URL.
+#[test]
+fn what_other_repositories_have_is_not_sent() {
+    if lacks("what_other_repositories_have_is_not_sent", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let contents: Vec<_> = (0..30)
+        .map(|number| (format!("dir/{number}"), noise(number, 20_000)))
+        .collect();
+    let files = |changed: &'static [u8]| {
+        let all = contents.iter().map(|(path, content)| file(path, content));
+        all.chain([file("changed", changed)]).collect::<Vec<_>>()
+    };
+    let old = bare.commit("main", &files(b"old\n"));
+    // Clones, as a work tree that has been packed, and as loose objects.
+    fs_err::create_dir_all(env.path("src")).unwrap();
+    let source = bare.path().display().to_string();
+    Repository::at(&env, "src").git(&["clone", "-q", "--no-hardlinks", &source, "clone"]);
+    Repository::at(&env, "src/clone").git(&["repack", "-adq"]);
+    let loose = Repository::bare(&env, "loose/fork.git");
+    for (_, content) in &contents {
+        loose.object("blob", content);
+    }
+    fs_err::create_dir_all(env.path("nothing")).unwrap();
+    Repository::bare(&env, "other/other.git").commit("main", &[file("a", b"other\n")]);
+    let new = bare.commit("main", &files(b"new\n"));
+    let hash = bare.nar_of_clone(&env, &new);
+    bare.git(&["config", "uploadpack.allowFilter", "true"]);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("some.git");
+    let forget = || fs_err::remove_dir_all(env.path("cache/fetch")).unwrap();
+    for folder in ["src", "loose"] {
+        let report = fetch(&env, &url, &new, &hash, &[folder]);
+        let sent = http.take_sent_bytes();
+        assert!(sent < 5_000, "{folder}: {sent}");
+        let said = report.object["attempts"].to_string();
+        assert!(said.contains("30 files were here already"), "{said}");
+        // It stays so without the folder, once what was missing came.
+        fetch(&env, &url, &new, &hash, &[]);
+        assert!((600_000..620_000).contains(&http.take_sent_bytes()));
+        fetch(&env, &url, &new, &hash, &[]);
+        assert_eq!(http.take_sent_bytes(), 0);
+        forget();
+    }
+    // A repository that has nothing of it is in nobody's way.
+    fetch(&env, &url, &new, &hash, &["other"]);
+    let sent = http.take_sent_bytes();
+    assert!((600_000..620_000).contains(&sent), "{sent}");
+    // What is kept of a URL serves others that end alike.
+    fs_err::create_dir_all(env.path("srv/fork")).unwrap();
+    Repository::at(&env, "srv").git(&["clone", "-q", "--bare", &source, "fork/some.git"]);
+    let fork = Repository::at(&env, "srv/fork/some.git");
+    fork.git(&["config", "uploadpack.allowFilter", "true"]);
+    let forked = fork.commit("main", &files(b"forked\n"));
+    let forked_hash = fork.nar_of_clone(&env, &forked);
+    fetch(&env, &http.url("fork/some.git"), &forked, &forked_hash, &[]);
+    let sent = http.take_sent_bytes();
+    assert!(sent < 5_000, "{sent}");
+    // When that is thrown away, it is asked for.
+    let cache = env.path("cache/fetch/git");
+    for name in crate::support::names_in(&cache) {
+        let path = cache.join(name);
+        let has_all = path.is_dir() && !path.join("partial").exists();
+        if has_all {
+            fs_err::remove_dir_all(path).unwrap();
+        }
+    }
+    fetch(&env, &http.url("fork/some.git"), &forked, &forked_hash, &[]);
+    assert!(http.take_sent_bytes() > 600_000);
+    forget();
+    // One that is damaged costs a second try, and nothing else.
+    let packs = env.path("src/clone/.git/objects/pack");
+    for name in crate::support::names_in(&packs) {
+        if name.ends_with(".pack") {
+            let path = packs.join(name);
+            let mut bytes = fs_err::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle..middle + 100].fill(0x55);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+            fs_err::set_permissions(&path, mode).unwrap();
+            fs_err::write(&path, bytes).unwrap();
+        }
+    }
+    fetch(
+        &env,
+        &url,
+        &old,
+        &bare.nar_of_clone(&env, &old),
+        &["nothing"],
+    );
+    forget();
+    http.take_sent_bytes();
+    fetch(&env, &url, &new, &hash, &["src"]);
+    assert!(http.take_sent_bytes() > 600_000);
+}
+
+/// What a clone has of a submodule, at another commit than the one that is pinned.
+#[test]
+fn what_submodules_have_is_not_sent() {
+    if lacks("what_submodules_have_is_not_sent", GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let below = Repository::bare(&env, "srv/below.git");
+    let big = noise(1, 300_000);
+    let old = below.commit("main", &[file("big", &big)]);
+    let top = Repository::bare(&env, "srv/top.git");
+    let modules = b"[submodule \"x\"]\n\tpath = x\n\turl = ../below.git\n".as_slice();
+    let pinned = |commit: &str| {
+        let link = File {
+            path: "x",
+            mode: "160000",
+            content: commit.as_bytes(),
+        };
+        top.commit("main", &[file(".gitmodules", modules), link])
+    };
+    pinned(&old);
+    fs_err::create_dir_all(env.path("src")).unwrap();
+    let source = top.path().display().to_string();
+    let args = ["clone", "-q", "--recursive", &source, "work"];
+    Repository::at(&env, "src").git(&args);
+    let commit = pinned(&below.commit("main", &[file("big", &big), file("a", b"a\n")]));
+    below.git(&["config", "uploadpack.allowFilter", "true"]);
+    let http = HttpBackend::start(&env, "srv");
+    let url = http.url("top.git");
+    let hash = nar_of_recursive_clone(&env, &source, &commit);
+    env.fetch_hash(&hash)
+        .args(["--git", &url, "--rev", &commit, "-o", "out"])
+        .args(["--submodules", "--media"])
+        .arg(env.path("src"))
+        .go()
+        .exits(0);
+    assert_eq!(nar_of(&env.out("out")), hash);
+    let sent = http.take_sent_bytes();
+    assert!(sent < 10_000, "{sent}");
 }

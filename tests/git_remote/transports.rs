@@ -6,7 +6,8 @@ use super::fetch_nar;
 use crate::support::git::{File, GIT, Repository, file, nar_of};
 use crate::support::git_server::{HttpBackend, Manners};
 use crate::support::nginx::Nginx;
-use crate::support::{TestEnv, lacks, noise, sri};
+use crate::support::server::Server;
+use crate::support::{TestEnv, lacks, names_in, noise, sri};
 
 /// A program in the place of ssh that notes how it was called, and runs the command here.
 fn false_ssh(env: &TestEnv) -> String {
@@ -174,14 +175,6 @@ fn a_repository_on_this_machine_needs_no_socket_and_no_copy() {
     let url = format!("file://{}/some%20where/bare.git", env.path("").display());
     let args = ["--git", &url, "--rev", "main", "-o", "out"];
     env.fetch_hash(sri(b"x")).args(args).go().exits(4);
-    let bundle = env.path("all.bundle").display().to_string();
-    bare.git(&["bundle", "create", "-q", &bundle, "main"]);
-    env.fetch_hash(&hash)
-        .args(["--git", &format!("file://{bundle}"), "--rev", "main"])
-        .args(["-o", "out"])
-        .go()
-        .exits(3)
-        .says("bundles are not read");
     let missing = ["--git", &url, "--rev", "no-such", "-o", "out"];
     env.fetch_hash(sri(b"x")).args(missing).go().exits(3);
     let outcome = env
@@ -248,6 +241,94 @@ fn certificates_are_verified_and_https_stays_https() {
         .says("redirect from https to http");
     ask("git/some.git", "ca.pem").exits(0);
     assert_eq!(nar_of(&env.out("out")), hash);
+}
+
+/// gix knows no bundles, and git does.
+#[test]
+fn bundles_are_taken_apart_by_the_systems_git() {
+    let needed = ["git", "nix-hash", "strace"];
+    let name = "bundles_are_taken_apart_by_the_systems_git";
+    if lacks(name, &needed, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "bare.git");
+    let first = bare.commit(
+        "main",
+        &[file("a", b"1\n"), file("big", &noise(1, 100_000))],
+    );
+    bare.git(&["tag", "-a", "-m", "x", "v1", &first]);
+    let second = bare.commit("main", &[file("a", b"2\n")]);
+    let hash = |commit: &str| bare.nar_of_clone(&env, commit);
+    let (first_hash, second_hash) = (hash(&first), hash(&second));
+    let bundle = |name: &str, args: &[&str]| {
+        let path = env.path(name).display().to_string();
+        bare.git(&[&["bundle", "create", "-q", &path], args].concat());
+        format!("file://{}", path.replace(' ', "%20"))
+    };
+    let all = bundle("-all of it.bundle", &["--all", "HEAD"]);
+    let ask = |url: &str, revision: &str, hash: &str| {
+        env.fetch_hash(hash)
+            .args(["--git", url, "--rev", revision, "-o", "out"])
+    };
+    // Nobody's configuration and hooks count, and no server is asked.
+    let config = "[core]\n\tautocrlf = true\n\thooksPath = /hooks\n[protocol]\n\tallow = never\n";
+    env.write("home/.gitconfig", config);
+    let log = env.path("trace");
+    for (revision, hash) in [
+        (first.as_str(), &first_hash),
+        ("v1", &first_hash),
+        ("refs/tags/v1", &first_hash),
+        ("main", &second_hash),
+        ("HEAD", &second_hash),
+    ] {
+        let run = ask(&all, revision, hash).arg("--offline");
+        let outcome = run.traced(&log).go().exits(0);
+        assert_eq!(nar_of(&env.out("out")), *hash, "{outcome}");
+        assert_eq!(env.outputs(), ["out"]);
+        let trace = fs_err::read_to_string(&log).unwrap();
+        assert!(!trace.contains("AF_INET"), "{trace}");
+        fs_err::remove_dir_all(env.out("out")).unwrap();
+    }
+    assert_eq!(names_in(&env.path("tmp")), [""; 0]);
+    // What is not there, and what is wrong.
+    ask(&all, "no-such", &first_hash).go().exits(3);
+    let outcome = ask(&all, "main", &first_hash).go().exits(4);
+    assert!(outcome.stderr.contains(&second_hash), "{outcome}");
+    let branch = bundle("branch.bundle", &["main"]);
+    ask(&branch, "HEAD", &second_hash)
+        .go()
+        .exits(3)
+        .says("the bundle has no HEAD");
+    ask(&branch, &first, &first_hash).go().exits(0);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    let only_head = bundle("head.bundle", &["HEAD"]);
+    ask(&only_head, "HEAD", &second_hash).go().exits(0);
+    fs_err::remove_dir_all(env.out("out")).unwrap();
+    // One that only says what is new.
+    let part = bundle("part.bundle", &["main~1..main"]);
+    ask(&part, "main", &second_hash)
+        .go()
+        .exits(3)
+        .says("lacks these prerequisite commits");
+    env.write("broken.bundle", "# v2 git bundle\nnonsense\n\nPACK");
+    let broken = format!("file://{}", env.path("broken.bundle").display());
+    ask(&broken, "main", &second_hash)
+        .go()
+        .exits(3)
+        .says("it is a bundle, and the program git failed");
+    ask(&all, "main", &second_hash)
+        .variable("PATH", env.path("nowhere"))
+        .go()
+        .exits(3)
+        .says("it is a bundle; the program git could fetch from it, and is not installed");
+    assert_eq!(env.outputs(), Vec::<String>::new());
+    // From a server it has to be downloaded first.
+    let server = Server::start();
+    ask(&server.url("/all.bundle"), "main", &second_hash)
+        .go()
+        .exits(3)
+        .says("a bundle is read as a file only: download it");
 }
 
 #[test]

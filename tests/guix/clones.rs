@@ -9,6 +9,7 @@ use crate::bad_input::SmallDisk;
 use crate::support::git::{File, GIT, Repository, file, nar_of, nar_of_recursive_clone};
 use crate::support::git_server::{Answers, Daemon, HttpBackend, Manners};
 use crate::support::guix::{Drv, GuixStore, HANDED_OVER, flat, mode, of_sri, options};
+use crate::support::nginx::Nginx;
 use crate::support::server::Server;
 use crate::support::{TestEnv, lacks, names_in, noise, skipped, wait_until};
 
@@ -454,4 +455,65 @@ fn repositories_lie_in_the_folder_of_the_build() {
     });
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// As git does there: the hash decides, and nobody is told anything.
+#[test]
+fn a_repositorys_certificate_need_not_be_in_order() {
+    let name = "a_repositorys_certificate_need_not_be_in_order";
+    if lacks(name, &[GIT, &["nginx", "openssl"]].concat(), false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let bare = Repository::bare(&env, "srv/r.git");
+    let commit = bare.commit("main", &[file("a", b"a\n")]);
+    let hash = of_sri(&bare.nar_of_clone(&env, &commit));
+    let http = HttpBackend::start(&env, "srv");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = held.local_addr().unwrap().port();
+    drop(held);
+    let made = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args(["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=x"])
+        .current_dir(env.path(""))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let folder = env.path("").display().to_string();
+    let _nginx = Nginx::configured(
+        &env,
+        &format!(
+            "listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/cert.pem;
+             ssl_certificate_key {folder}/key.pem; location /git/ {{ proxy_pass {}; }}",
+            http.url("")
+        ),
+    );
+    let url = format!("https://127.0.0.1:{port}/git/r.git");
+    let perform = |hash: &Digest, url: &str| {
+        let real = [
+            (EXAMPLE, url),
+            (COMMIT, &commit),
+            ("(swh nar)", "(upstream)"),
+        ];
+        let drv = store.derivation("git-methods.drv", hash, None, &real);
+        drop(fs_err::remove_dir_all(&drv.output));
+        (store.perform(&drv).go(), drv)
+    };
+    let (outcome, drv) = perform(&hash, &url);
+    outcome
+        .exits(0)
+        .says("it is asked again without verification, since the hash decides");
+    assert_eq!(of_sri(&nar_of(&drv.output)), hash);
+    // Not where something secret would be told; and what such a server sends is no answer to who asks for the hash.
+    let secret = url.replace("https://", "https://me:secret@");
+    let (outcome, _) = perform(&hash, &secret);
+    outcome
+        .exits(HANDED_OVER)
+        .does_not_say("without verification");
+    let (outcome, drv) = perform(&flat(b"something else"), &url);
+    outcome.exits(HANDED_OVER).says("without verification");
+    assert!(!drv.output.exists());
 }

@@ -23,6 +23,8 @@ struct Shared {
     stopping: AtomicBool,
     connections: AtomicU64,
     sent_bytes: AtomicU64,
+    /// After how many bytes more of the server's a connection breaks off; 0 for never.
+    break_after: AtomicU64,
 }
 
 impl Relay {
@@ -47,11 +49,15 @@ impl Relay {
                     let (Ok(from), Ok(to)) = (server.try_clone(), client.try_clone()) else {
                         continue;
                     };
-                    open.push(std::thread::spawn(move || pass(client, server, |_| {})));
+                    open.push(std::thread::spawn(move || pass(client, server, |_| true)));
                     let shared = Arc::clone(&shared);
                     open.push(std::thread::spawn(move || {
                         pass(from, to, |bytes| {
                             shared.sent_bytes.fetch_add(bytes, Ordering::SeqCst);
+                            let left = shared.break_after.load(Ordering::SeqCst);
+                            let after = left.saturating_sub(bytes);
+                            shared.break_after.store(after, Ordering::SeqCst);
+                            left == 0 || after > 0
                         });
                     }));
                 }
@@ -71,6 +77,12 @@ impl Relay {
         self.address.port()
     }
 
+    /// Breaks a connection off when the server has sent so many bytes more.
+    #[allow(dead_code, reason = "the benchmark has no use for it")]
+    pub(crate) fn break_after(&self, bytes: u64) {
+        self.shared.break_after.store(bytes, Ordering::SeqCst);
+    }
+
     /// Returns how much the server sent since this was last called.
     pub(crate) fn take_sent_bytes(&self) -> u64 {
         self.shared.sent_bytes.swap(0, Ordering::SeqCst)
@@ -82,12 +94,16 @@ impl Relay {
     }
 }
 
-/// Passes bytes on until one side has no more.
-fn pass(mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
+/// Passes bytes on until one side has no more, or whoever counts has enough; then it hangs up.
+fn pass(mut from: TcpStream, mut to: TcpStream, mut count: impl FnMut(u64) -> bool) {
     let mut buffer = [0; 64 * 1024];
     drop(from.set_read_timeout(Some(MAX_WAIT)));
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        count(read as u64);
+        if !count(read as u64) {
+            drop(to.shutdown(Shutdown::Both));
+            drop(from.shutdown(Shutdown::Both));
+            break;
+        }
         if to.write_all(&buffer[..read]).is_err() {
             break;
         }

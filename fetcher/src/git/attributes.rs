@@ -37,7 +37,8 @@ impl Attributes {
 
     /// Enters a directory, with the content of its `.gitattributes`.
     pub(super) fn enter(&mut self, directory: &Path, content: &[u8]) {
-        let mut lines = Vec::new();
+        // git takes a byte order mark for a part of the first pattern; gix would leave it out.
+        let mut lines = vec![b'\n'];
         if content.len() <= MAX_FILE_BYTES {
             for line in content.lines_with_terminator() {
                 if line.strip_suffix(b"\n").unwrap_or(line).len() < MAX_LINE_BYTES {
@@ -81,7 +82,8 @@ impl Attributes {
         let [crlf, text, eol, ident, encoding] = states;
         Conversion {
             eol: line_ends(crlf, text, eol),
-            ident: ident.is_set(),
+            // A value is not what git looks for.
+            ident: ident == StateRef::Set,
             encoding: value(encoding).and_then(Encoding::from_name),
         }
     }

@@ -88,7 +88,10 @@ impl Conversion {
     pub(super) fn apply<'a>(&self, id: &oid, content: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
         let mut converted = Cow::Borrowed(content);
         if self.ident && content.contains_str("$Id") {
-            converted = Cow::Owned(expand_ident(id, content));
+            converted = Cow::Owned(match self.is_streamed() {
+                true => expand_ident_streamed(id, content),
+                false => expand_ident(id, content),
+            });
         }
         let mut buffer = Vec::new();
         let configuration = eol::Configuration::default();
@@ -112,6 +115,68 @@ impl Conversion {
         }
         Ok(converted)
     }
+}
+
+impl Conversion {
+    /// Returns true if git writes such a file as it reads it. What needs to be seen whole it takes into memory first.
+    fn is_streamed(&self) -> bool {
+        let sees_all = [AttributesDigest::TextAuto, AttributesDigest::TextAutoCrlf];
+        self.encoding.is_none() && !sees_all.contains(&self.eol)
+    }
+}
+
+/// The same as [`expand_ident`], as git does it in a stream, which is not quite the same: it never looks back.
+fn expand_ident_streamed(id: &oid, content: &[u8]) -> Vec<u8> {
+    let expanded = format!("$Id: {id} $");
+    let mut out = Vec::with_capacity(content.len() + expanded.len());
+    let mut rest = content;
+    // What git has not passed on yet where an id follows at once: it is lost with the old id.
+    let mut held = None;
+    while let Some(dollar) = rest.find_byte(b'$') {
+        let (before, behind) = rest.split_at(dollar);
+        out.extend(before);
+        let held_here = held.take().filter(|_| before.is_empty());
+        let len = match behind {
+            [b'$', b'I', b'd', b'$', ..] => {
+                out.extend(expanded.bytes());
+                rest = &behind[4..];
+                continue;
+            }
+            [b'$', b'I', b'd', b':', text @ ..] => {
+                let end = text.find_byteset(b"$\n");
+                end.map_or(behind.len(), |end| 4 + end + 1)
+            }
+            // What does not match is passed on with the byte that says so, though that may be a dollar sign.
+            [b'$', b'I', b'd', 0, ..] => 5,
+            [b'$', b'I', b'd', ..] => {
+                held = held_here.or(Some(out.len()));
+                4
+            }
+            [b'$', b'I', ..] => 3,
+            _ => 2,
+        };
+        let (old, behind) = behind.split_at(len.min(behind.len()));
+        let is_old = old.starts_with(b"$Id:") && old.ends_with(b"$");
+        if is_old && (held_here.is_some() || !is_foreign(old)) {
+            out.truncate(held_here.unwrap_or(out.len()));
+            out.extend(expanded.bytes());
+        } else {
+            out.extend(old);
+        }
+        rest = behind;
+    }
+    out.extend(rest);
+    out
+}
+
+/// Returns true for the id of another system.
+fn is_foreign(old: &[u8]) -> bool {
+    let is_blank = |byte: &u8| b" \t\r\n".contains(byte);
+    let text = old.strip_prefix(b"$Id: ").unwrap_or_default();
+    // To git it is text of C.
+    let text = text.split_inclusive(|&byte| byte == 0).next();
+    let mut pairs = text.unwrap_or_default().array_windows();
+    pairs.any(|[byte, next]| is_blank(byte) && *next != b'$')
 }
 
 /// Puts the blob's id into `$Id$`, and into `$Id: ... $` that an older checkout left behind.
@@ -264,6 +329,31 @@ mod tests {
             ("$$Id$", "$$Id: X $"),
         ] {
             assert_eq!(expand(text), expanded, "{text:?}");
+        }
+        let streamed = |text: &str| {
+            let expanded = expand_ident_streamed(&id, text.as_bytes());
+            String::from_utf8(expanded)
+                .unwrap()
+                .replace(&id.to_string(), "X")
+        };
+        for (text, expanded) in [
+            ("$Id$", "$Id: X $"),
+            ("a $Id$ b $Id$ c", "a $Id: X $ b $Id: X $ c"),
+            ("$Id: old $$Id:old$", "$Id: X $$Id: X $"),
+            ("$Id: foo.c,v 1.2 $", "$Id: foo.c,v 1.2 $"),
+            ("$Id:a b $", "$Id: X $"),
+            ("$Id: a\rb$", "$Id: a\rb$"),
+            ("$Id: a\0 b$", "$Id: X $"),
+            ("$Id: a\nb $Id$", "$Id: a\nb $Id: X $"),
+            ("$Id: open", "$Id: open"),
+            ("$$Id$ $I$Id$", "$$Id$ $I$Id$"),
+            ("$Idx$Id$", "$Idx$Id: X $"),
+            ("a$Idx$Idy$Id: b c $", "a$Id: X $"),
+            ("$Idx $Id: b $", "$Idx $Id: X $"),
+            ("$Id\0$Id$", "$Id\0$Id$"),
+            ("$ $I $Id", "$ $I $Id"),
+        ] {
+            assert_eq!(streamed(text), expanded, "{text:?}");
         }
     }
 

@@ -20,6 +20,7 @@ use super::inflate::{self, MAX_OBJECT_BYTES};
 use super::pack::Pack;
 use super::repository::Repository;
 use super::{OBJECT_HASH, corrupt};
+use crate::source_url::SourceUrl;
 
 /// The most packs of one folder of objects: each holds a descriptor open or two, of which processes have 1024.
 const MAX_PACKS: usize = 200;
@@ -67,14 +68,16 @@ impl Directory {
 pub(crate) trait Here: std::fmt::Debug {
     /// Returns a repository that has a commit, and the trees that it may mean.
     fn commit(&self, id: &oid, watch: Watch<'_>) -> Option<(Repository, Vec<ObjectId>)>;
-    /// Says whether files are known by their git ids at all.
-    fn knows_blobs(&self) -> bool;
+    /// Says whether there may be blobs of a repository at all.
+    fn may_have_blobs(&self, url: &SourceUrl, watch: Watch<'_>) -> bool;
     /// Says whether a blob seems to be there, without reading it.
     fn has_blob(&self, id: &oid) -> bool;
     /// Says where a tree lies as a directory, if a directory link knows it.
     fn directory(&self, id: &oid) -> Option<Directory>;
     /// Says whether there is something at a path that may be a blob, and remembers it for when that is read.
     fn has_blob_at(&self, id: &oid, at: &Directory) -> bool;
+    /// Returns those of a repository's blobs that no other seems to have, and remembers where the others are.
+    fn not_lent(&self, blobs: Vec<ObjectId>, url: &SourceUrl, watch: Watch<'_>) -> Vec<ObjectId>;
     /// Reads a blob, and sees that it is the one.
     fn read_blob(&self, id: &oid) -> Option<Vec<u8>>;
     /// Returns how many were read.
@@ -165,6 +168,16 @@ impl Database {
 
     pub(super) fn left_out(&self) -> Option<&str> {
         self.left_out.as_deref()
+    }
+
+    /// Returns true if an object seems to be there, without reading anything of it.
+    pub(super) fn has(&self, id: &oid) -> io::Result<bool> {
+        let loose = |folder: &Folder, path: &Path| match folder.open_file(path) {
+            Ok(_) => Ok(Some(())),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        };
+        Ok(self.first(id, |_| Ok(()), loose)?.is_some())
     }
 
     /// Returns the kind of an object without reading it; `None` if it is not there.

@@ -153,6 +153,17 @@ impl Repository {
         Ok(self.database.kind(id)? == Some(Kind::Tree))
     }
 
+    /// Returns true if it seems to hold an object of this id.
+    pub(crate) fn has_object(&self, id: &oid) -> io::Result<bool> {
+        self.database.has(id)
+    }
+
+    /// Reads a blob, of which nothing says yet that it is the one.
+    pub(crate) fn read_blob(&self, id: &oid) -> io::Result<Vec<u8>> {
+        let blob = self.database.get(id, Kind::Blob)?;
+        Ok(Rc::try_unwrap(blob).map_or_else(|shared| shared.data.clone(), |own| own.data))
+    }
+
     /// Returns the trees that a revision may mean, the likeliest first: a name may stand for a tag and a branch.
     pub(crate) fn trees_of(&self, revision: &Revision) -> io::Result<Vec<ObjectId>> {
         let ids = match revision {

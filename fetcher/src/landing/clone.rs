@@ -7,6 +7,7 @@ use store_index::watch::Unit;
 
 use super::wrong::Wrong;
 use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
+use crate::download::DownloadError;
 use crate::error::FetchError;
 use crate::git::Checkout;
 use crate::git::remote::{self, Fetched, Hidden, Rooms};
@@ -41,8 +42,22 @@ impl Landing<'_> {
             self.watch.progress.begin(&what, None, Unit::Bytes);
             let (watch, wanted) = (self.watch, wanted_tree(self.request));
             let client = self.downloader.client();
-            let fetched = client
+            let mut fetched = client
                 .and_then(|client| remote::fetch(&clone.source, wanted, &mut rooms, client, watch));
+            let (url, mut is_of_anybody) = (&clone.source.url, false);
+            if let Err(DownloadError::Trouble {
+                reason,
+                of_trust: true,
+                ..
+            }) = &fetched
+                && self.downloader.may_trust_anybody(url)
+            {
+                is_of_anybody = true;
+                let client = self.downloader.trusting_client(url, reason, watch);
+                fetched = client.and_then(|client| {
+                    remote::fetch(&clone.source, wanted, &mut rooms, client, watch)
+                });
+            }
             self.watch.progress.end();
             let fetched = match self.downloaded(fetched)? {
                 Ok(fetched) => fetched,
@@ -61,7 +76,8 @@ impl Landing<'_> {
                 || is_mixed;
             let is_suspect = is_suspect && wrong.no_room.is_none();
             if !(may_be_damaged && is_suspect && fetched.leant_on_others) {
-                if wrong.result == AttemptResult::Mismatch && !is_mixed {
+                // What somebody sends of whom nothing is known is no answer to a packager.
+                if wrong.result == AttemptResult::Mismatch && !is_mixed && !is_of_anybody {
                     self.set_tree_aside(candidate, fetched, &mut rooms);
                 }
                 return Ok(landed);

@@ -48,12 +48,7 @@ impl Source for Git {
             // Whoever wrote a derivation has no business with files of this machine.
             return Lookup::Skipped("only a command line may name a file:// URL".into());
         }
-        if remote::is_local(url) && remote::is_bundle(url) {
-            return Lookup::Skipped(
-                "bundles are not read: `git clone --bare` makes a repository of one, whose folder can be named".into(),
-            );
-        }
-        if self.is_local() {
+        if self.is_local() && !remote::is_bundle(url) {
             return self.look_up_here(request);
         }
         if !remote::is_supported(url) {
@@ -89,7 +84,10 @@ impl Git {
     fn look_up_here(&self, request: &Request) -> Lookup {
         let found = remote::open_file_url(&self.source.url)
             .and_then(|repository| checkouts_of(repository, request));
-        found_in(&self.source, found)
+        match found_in(&self.source, found) {
+            Lookup::Absent(_) => Lookup::Absent(Some(remote::NO_SUCH.into())),
+            other => other,
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What this machine has of a repository, so that a server need not send it: commits in local repositories, and files
-//! that an index knows by their git ids.
+//! What this machine has of a repository, so that a server need not send it: commits in local repositories, files that
+//! an index knows by their git ids, and blobs in repositories that lack the commit.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -14,11 +14,13 @@ use store_index::index::{Entry, Index};
 use store_index::key::{KeyKind, KeySet};
 use store_index::watch::Watch;
 
+use super::lent::Lent;
 use super::repositories::MAX_LISTINGS;
 use crate::git::{
     self, Checkout, Directory, Folder, Form, Here, Repository, Revision, Roots, remote,
 };
 use crate::places::{MediumPlace, Places, StorePlace};
+use crate::source_url::SourceUrl;
 
 /// The most places that are tried for one file: what none of them has is fetched.
 const MAX_TRIED: usize = 3;
@@ -66,25 +68,33 @@ pub(super) struct OnThisMachine {
     /// Where repositories may be.
     media: Vec<Rc<MediumPlace>>,
     roots: Roots,
+    /// What earlier fetches kept.
+    cache: Option<Rc<Beneath>>,
     /// Where they are, once it has been looked.
     found: OnceCell<Vec<Folder>>,
+    lent: Lent,
     /// Blobs that are said to lie in directories.
     noted: RefCell<HashMap<ObjectId, Directory>>,
     blobs_read: Cell<u64>,
 }
 
 impl OnThisMachine {
-    /// `None` if there is neither an index that knows git ids nor a folder or medium.
+    /// `None` if there is neither an index that knows git ids nor a folder or medium, nor anything that was kept.
     pub(super) fn of(places: &Places) -> Option<Self> {
         let stores = places.stores.iter().cloned().map(Place::Store);
         let media = places.media.iter().cloned().map(Place::Medium);
         let known: Vec<_> = stores.chain(media).filter(Place::knows_git_ids).collect();
-        let is_any = !(known.is_empty() && places.media.is_empty());
+        let cache = places.git_cache.as_deref().and_then(remote::kept_folder);
+        let cache = cache.map(Rc::new);
+        let is_any = !(known.is_empty() && places.media.is_empty() && cache.is_none());
+        let roots = places.media.iter().map(|medium| &medium.root);
         is_any.then(|| Self {
             places: known,
             media: places.media.clone(),
-            roots: Roots::new(places.media.iter().map(|medium| &medium.root)),
+            roots: Roots::new(roots.chain(&cache)),
+            cache: cache.clone(),
             found: OnceCell::new(),
+            lent: Lent::default(),
             noted: RefCell::default(),
             blobs_read: Cell::new(0),
         })
@@ -105,6 +115,15 @@ impl OnThisMachine {
             }
             all
         })
+    }
+
+    /// Returns repositories that may have something of another: all that were named, and what is kept of those that are
+    /// called alike.
+    fn lenders(&self, url: &SourceUrl, watch: Watch<'_>) -> Vec<Folder> {
+        let like = |cache| remote::kept_like(cache, url);
+        let kept = self.cache.iter().flat_map(like);
+        let named = self.repositories(watch).iter().cloned();
+        named.chain(kept).collect()
     }
 
     /// Returns where a blob may be. A damaged index knows nothing.
@@ -202,8 +221,8 @@ impl Here for OnThisMachine {
         })
     }
 
-    fn knows_blobs(&self) -> bool {
-        !self.places.is_empty()
+    fn may_have_blobs(&self, url: &SourceUrl, watch: Watch<'_>) -> bool {
+        !(self.places.is_empty() && self.lenders(url, watch).is_empty())
     }
 
     fn has_blob(&self, id: &oid) -> bool {
@@ -241,6 +260,11 @@ impl Here for OnThisMachine {
         is_there
     }
 
+    fn not_lent(&self, blobs: Vec<ObjectId>, url: &SourceUrl, watch: Watch<'_>) -> Vec<ObjectId> {
+        let lenders = self.lenders(url, watch);
+        self.lent.look_for(blobs, lenders, &self.roots, watch)
+    }
+
     fn read_blob(&self, id: &oid) -> Option<Vec<u8>> {
         let noted = self.noted.borrow().get(id).cloned();
         let noted = noted.and_then(|at| Some((self.places.get(at.place)?, at.path)));
@@ -257,21 +281,26 @@ impl Here for OnThisMachine {
                 Ok(Node::Symlink(target)) => bytes = target,
                 Ok(Node::Directory(_)) | Err(_) => continue,
             }
-            let len = bytes.len() as u64;
-            let mut hasher =
-                FileHasher::new_collision_detecting(Framing::GitBlob, Algorithm::Sha1, len);
-            hasher.update(&bytes);
-            let got = hasher.finish();
-            if got.is_some_and(|got| ObjectId::try_from(got.as_bytes()).is_ok_and(|got| got == id))
-            {
+            if is_blob(id, &bytes) {
                 self.blobs_read.set(self.blobs_read.get() + 1);
                 return Some(bytes);
             }
         }
-        None
+        let lent = self.lent.read(id, &self.roots);
+        let lent = lent.filter(|bytes| is_blob(id, bytes))?;
+        self.blobs_read.set(self.blobs_read.get() + 1);
+        Some(lent)
     }
 
     fn blobs_read(&self) -> u64 {
         self.blobs_read.get()
     }
+}
+
+fn is_blob(id: &oid, bytes: &[u8]) -> bool {
+    let len = bytes.len() as u64;
+    let mut hasher = FileHasher::new_collision_detecting(Framing::GitBlob, Algorithm::Sha1, len);
+    hasher.update(bytes);
+    let got = hasher.finish();
+    got.is_some_and(|got| ObjectId::try_from(got.as_bytes()).is_ok_and(|got| got == id))
 }

@@ -14,6 +14,7 @@ mod here;
 mod item_names;
 mod ledger;
 mod left_out;
+mod lent;
 mod links;
 mod media;
 mod repositories;

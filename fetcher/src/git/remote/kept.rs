@@ -13,13 +13,15 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
+use store_index::beneath::Beneath;
 use store_index::digest::{Algorithm, Hasher};
 use store_index::path_text::printable;
 use store_index::watch::{Unit, Watch};
 
 use super::missing;
-use super::room::{self, own_folder};
-use crate::git::{Here, Repository};
+use super::receive::INCOMING;
+use super::room::{self, PARTIAL, own_folder};
+use crate::git::{Folder, Here, Repository};
 use crate::source_url::SourceUrl;
 
 /// The most that all of them take on disk, in bytes; those not used for longest go first.
@@ -33,6 +35,9 @@ const MAX_PACKS: usize = 100;
 
 /// The most repositories that are kept.
 const MAX_REPOSITORIES: usize = 1000;
+
+/// How many of them are asked for blobs that another lacks: a fork is worked on when its origin is.
+const MAX_LENDING: usize = 64;
 
 /// The most commits of one that are remembered, and told to a server.
 const MAX_TIPS: usize = 64;
@@ -57,6 +62,9 @@ const BUFFER_LEN: usize = 256 * 1024;
 
 /// The list of commits.
 const TIPS: &str = "tips";
+
+/// What people call it: forks have the same name.
+const CALLED: &str = "called";
 
 /// A repository that is kept, locked for one who adds to it.
 #[derive(Debug)]
@@ -85,6 +93,7 @@ impl Kept {
         }
         room::make_bare(&path)?;
         sweep(&path);
+        fs_err::write(path.join(CALLED), called_by(url))?;
         let tips = read_tips(&path)?;
         Ok(Self { path, tips, lock })
     }
@@ -134,7 +143,7 @@ pub(crate) fn kept(
     drop(tips.file().set_modified(SystemTime::now()));
     // What is not in it has to be somewhere else still.
     let is_whole = !room::is_partial(&path)
-        || missing::of(&path, &[*id], here, watch).is_ok_and(|ids| ids.is_empty());
+        || missing::of(&path, &[*id], (here, url), watch).is_ok_and(|ids| ids.is_empty());
     let mut repository = room::open(&path).ok().filter(|_| is_whole)?;
     if is_ours {
         repository.hold(lock);
@@ -143,6 +152,40 @@ pub(crate) fn kept(
         repository.lean_on(Rc::clone(here));
     }
     Some(repository)
+}
+
+/// Opens the folder of those that are kept, if it is there and ours.
+pub(crate) fn folder(cache: &Path) -> Option<Beneath> {
+    let is_ours = cache.is_dir() && own_folder(cache).is_ok();
+    is_ours.then(|| Beneath::open(cache).ok())?
+}
+
+/// Returns what is kept of other URLs that end alike, as those of forks and mirrors do; the last used first. What is
+/// read in them may be gone the next moment.
+pub(crate) fn like(cache: &Rc<Beneath>, url: &SourceUrl) -> Vec<Folder> {
+    let own = name_of(url);
+    let entries = fs_err::read_dir(cache.path());
+    let mut found: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let (name, path) = (entry.file_name(), entry.path());
+            let called = fs_err::read_to_string(path.join(CALLED)).ok()?;
+            let used = fs_err::metadata(path.join(TIPS)).ok()?.modified().ok()?;
+            (called == called_by(url) && name != own.as_str()).then_some((used, name))
+        })
+        .collect();
+    found.sort_unstable();
+    let newest = found.into_iter().rev().take(MAX_LENDING);
+    newest.map(|(_, name)| Folder::new(cache, name)).collect()
+}
+
+/// What people call the repository of a URL.
+fn called_by(url: &SourceUrl) -> String {
+    let path = url.url().path().trim_end_matches('/');
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.trim_end_matches(".git").to_lowercase()
 }
 
 /// Throws away what is kept of a URL; returns false if somebody else uses it.
@@ -156,7 +199,7 @@ fn sweep(path: &Path) {
     let packs = fs_err::read_dir(path.join("objects/pack"));
     for entry in packs.into_iter().flatten().flatten() {
         let path = entry.path();
-        if !is_pack_or_index(&path) {
+        if !is_pack_or_index(&path) && !path.ends_with(INCOMING) {
             drop(fs_err::remove_file(path));
         }
     }
@@ -173,9 +216,14 @@ fn list(cache: &Path) -> Vec<(SystemTime, u64, PathBuf)> {
     for entry in fs_err::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let used = fs_err::metadata(path.join(TIPS)).and_then(|tips| tips.modified());
+            // Without commits something broke off that can be gone on with, or it is of no use.
+            let used = [TIPS, PARTIAL, INCOMING].map(|name| {
+                fs_err::metadata(path.join(name))
+                    .and_then(|file| file.modified())
+                    .unwrap_or(SystemTime::UNIX_EPOCH)
+            });
             all.push((
-                used.unwrap_or(SystemTime::UNIX_EPOCH),
+                used.into_iter().max().unwrap_or(SystemTime::UNIX_EPOCH),
                 size_of(&path.join("objects")),
                 path,
             ));

@@ -13,24 +13,49 @@ use store_index::watch::Watch;
 
 use super::room;
 use crate::git::{Directory, Here, OBJECT_HASH, Repository, Revision, corrupt};
+use crate::source_url::SourceUrl;
 
-/// Returns the blobs of commits that are neither in a repository nor among the files of this machine.
+/// Returns the blobs of commits that are neither in a repository nor anywhere else on this machine.
 pub(super) fn of(
     path: &Path,
     commits: &[ObjectId],
+    (here, url): (Option<&Rc<dyn Here>>, &SourceUrl),
+    watch: Watch<'_>,
+) -> io::Result<Vec<ObjectId>> {
+    let missing = search(path, commits, here, usize::MAX, watch)?;
+    Ok(match here {
+        Some(here) if !missing.is_empty() => here.not_lent(missing, url, watch),
+        _ => missing,
+    })
+}
+
+/// Returns true if a repository has all of some commits itself.
+pub(super) fn is_none(path: &Path, commits: &[ObjectId], watch: Watch<'_>) -> bool {
+    search(path, commits, None, 1, watch).is_ok_and(|missing| missing.is_empty())
+}
+
+fn search(
+    path: &Path,
+    commits: &[ObjectId],
     here: Option<&Rc<dyn Here>>,
+    most: usize,
     watch: Watch<'_>,
 ) -> io::Result<Vec<ObjectId>> {
     let repository = room::open(path)?;
     let mut search = Search {
         repository: &repository,
         here,
+        most,
         watch,
         seen: HashSet::new(),
         missing: Vec::new(),
     };
     for commit in commits {
-        for tree in repository.trees_of(&Revision::Id(*commit))? {
+        let trees = repository.trees_of(&Revision::Id(*commit))?;
+        if trees.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        for tree in trees {
             search.tree(tree, None, 0)?;
         }
     }
@@ -40,6 +65,8 @@ pub(super) fn of(
 struct Search<'a> {
     repository: &'a Repository,
     here: Option<&'a Rc<dyn Here>>,
+    /// More are not looked for.
+    most: usize,
     watch: Watch<'a>,
     /// Trees and blobs; the same may be there many times.
     seen: HashSet<ObjectId>,
@@ -52,7 +79,7 @@ impl Search<'_> {
         if depth >= MAX_DEPTH {
             return Err(corrupt("the tree is too deep"));
         }
-        if !self.seen.insert(id) {
+        if self.missing.len() >= self.most || !self.seen.insert(id) {
             return Ok(());
         }
         if self.seen.len() as u64 > MAX_ENTRIES {
@@ -74,8 +101,8 @@ impl Search<'_> {
                     let seems_here = |here: &Rc<dyn Here>| {
                         lies.is_some_and(|lies| here.has_blob_at(&id, &lies)) || here.has_blob(&id)
                     };
-                    let is_here = self.repository.database.kind(&id)?.is_some()
-                        || self.here.is_some_and(seems_here);
+                    let is_here =
+                        self.repository.database.has(&id)? || self.here.is_some_and(seems_here);
                     if !is_here {
                         self.missing.push(id);
                     }

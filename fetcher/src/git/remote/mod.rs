@@ -3,6 +3,7 @@
 //! gix speaks the protocol and indexes packs; connections are ours, so that limits, redirects, trust and interruption
 //! are those of downloads. First the commit alone is asked for; more only from servers that know no other way.
 
+mod bundle;
 mod connect;
 mod http;
 mod kept;
@@ -19,7 +20,7 @@ mod talk;
 mod wire;
 
 use std::collections::HashMap;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::slice;
@@ -29,7 +30,10 @@ use gix::bstr::BString;
 use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
-pub(crate) use self::kept::{collect, kept, usage, verify};
+pub(crate) use self::bundle::is_bundle;
+pub(crate) use self::kept::{
+    collect, folder as kept_folder, kept, like as kept_like, usage, verify,
+};
 use self::line::Line;
 pub(crate) use self::offline::with_kept_submodules;
 pub(crate) use self::room::{Hidden, Rooms};
@@ -49,8 +53,8 @@ pub(crate) const MAX_SUBMODULES: usize = 1000;
 /// The scheme of repositories on this machine, which only the command line may name.
 const FILE: &str = "file";
 
-/// How bundles of all versions begin.
-const BUNDLE: &[u8; 3] = b"# v";
+/// What is said of a repository that lacks what was named.
+pub(crate) const NO_SUCH: &str = "it has no such commit, tag or branch";
 
 /// The scheme for which a program is run.
 const SSH: &str = "ssh";
@@ -245,6 +249,9 @@ impl Visit<'_, '_> {
         url: &SourceUrl,
         revision: &Revision,
     ) -> Result<(Rc<Repository>, Vec<ObjectId>), DownloadError> {
+        if let Some(path) = bundle::path_of(url) {
+            return self.bundle(&path, revision);
+        }
         if is_local(url) {
             let repository = open_file_url(url).map_err(gone)?;
             let trees = trees_of(&repository, slice::from_ref(revision))?;
@@ -270,14 +277,15 @@ impl Visit<'_, '_> {
             _ => DownloadError::Write(error),
         })?;
         self.urls.push(url.clone());
-        let was_kept = !room.tips().is_empty();
+        room.salvage(self.line).map_err(local)?;
+        let was_kept = !room.tips().is_empty() || room.is_partial();
         let here = self.rooms.here();
         self.was_kept |= was_kept;
         self.leant_on_others |= was_kept || here.is_some();
         let is_whole = match revision {
             Revision::Id(id) if room.tips().contains(id) => {
                 !room.is_partial()
-                    || missing::of(room.path(), &[*id], here, self.line.watch)
+                    || missing::of(room.path(), &[*id], (here, url), self.line.watch)
                         .is_ok_and(|ids| ids.is_empty())
             }
             _ => false,
@@ -296,7 +304,8 @@ impl Visit<'_, '_> {
                 if was_kept && self.line.is_pack() {
                     self.line.set_damaged(true);
                 }
-            })?,
+            })
+            .map_err(|error| bundle::explained(error, url))?,
         };
         let opened = room.open_with(&tips, self.line.watch).map_err(local)?;
         let Some(mut repository) = opened else {
@@ -307,6 +316,25 @@ impl Visit<'_, '_> {
             repository.lean_on(Rc::clone(here));
         }
         let trees = self.read(trees_of(&repository, &revisions))?;
+        Ok((Rc::new(repository), trees))
+    }
+
+    /// Takes a bundle apart, which only git does.
+    fn bundle(
+        &mut self,
+        path: &Path,
+        revision: &Revision,
+    ) -> Result<(Rc<Repository>, Vec<ObjectId>), DownloadError> {
+        let room = self.rooms.passing().map_err(DownloadError::Write)?;
+        let revision = bundle::unpack(path, &room, revision, self.line);
+        // No network is to blame.
+        let revision = revision.map_err(|error| match error {
+            DownloadError::Trouble { reason, .. } => DownloadError::Gone(reason),
+            other => other,
+        })?;
+        let opened = room.open_with(&[], self.line.watch).map_err(local)?;
+        let repository = opened.ok_or_else(|| DownloadError::trouble("it is gone"))?;
+        let trees = trees_of(&repository, slice::from_ref(&revision))?;
         Ok((Rc::new(repository), trees))
     }
 
@@ -374,9 +402,7 @@ fn trees_of(
         trees.extend(found.map_err(|error| DownloadError::trouble(error.to_string()))?);
     }
     if trees.is_empty() {
-        return Err(DownloadError::Gone(
-            "it has no such commit, tag or branch".into(),
-        ));
+        return Err(DownloadError::Gone(NO_SUCH.into()));
     }
     Ok(trees)
 }
@@ -398,15 +424,6 @@ pub(crate) fn open_file_url(url: &SourceUrl) -> io::Result<Repository> {
     let roots = Roots::new([&root]);
     let below = path.strip_prefix("/").unwrap_or(&path);
     Repository::open(&Folder::new(&root, below), &roots)
-}
-
-/// Returns true if a `file://` URL names a bundle instead of a repository.
-pub(crate) fn is_bundle(url: &SourceUrl) -> bool {
-    let path = url.url().to_file_path().ok();
-    let file = path.filter(|path| path.is_file());
-    let mut start = [0; BUNDLE.len()];
-    file.and_then(|path| fs_err::File::open(path).ok())
-        .is_some_and(|mut file| file.read_exact(&mut start).is_ok() && start == *BUNDLE)
 }
 
 fn gone(error: io::Error) -> DownloadError {

@@ -1,10 +1,12 @@
 //! A pack as it comes: counted, bounded, checked and indexed by gix.
 
-use std::io::{BufRead, BufReader, Read as _};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 
 use gix::objs::{Data, Find};
 use gix::odb::pack::Bundle;
 use gix::odb::pack::bundle::write::Options;
+use gix::odb::pack::data::input::Mode;
 use gix::progress::Discard;
 
 use super::line::Line;
@@ -12,6 +14,7 @@ use super::session::Destination;
 use super::survey::Survey;
 use crate::git::inflate::MAX_OBJECT_BYTES;
 use crate::git::{OBJECT_HASH, Repository};
+use crate::net::NetError;
 
 /// The most objects of one pack: twice those of Linux with its history. Each costs some 100 bytes of memory, half of it
 /// as soon as a server claims to send it.
@@ -26,6 +29,9 @@ const BUFFER_LEN: usize = 64 << 10;
 /// Resolving deltas takes a chain of objects into memory for each thread.
 const MAX_THREADS: usize = 4;
 
+/// What comes, until it is whole: so much of it as came is not asked for again.
+pub(super) const INCOMING: &str = "objects/pack/incoming";
+
 /// Writes a pack and its index.
 pub(super) fn pack(
     pack: &mut dyn BufRead,
@@ -33,9 +39,71 @@ pub(super) fn pack(
     line: &Line<'_>,
 ) -> gix::Result<()> {
     line.expect_pack();
+    let path = into.folder.join(INCOMING);
+    let copy = match into.is_kept {
+        true => Some(fs_err::File::create(&path).map_err(gix::Error::from_error)?),
+        false => None,
+    };
+    let copy_to = copy.as_ref().map(fs_err::File::file);
+    let (written, was_cut) = write(pack, copy_to, Mode::Verify, into, line);
+    if was_cut && line.is_well() && !line.watch.interrupted() {
+        let _error = line.failed(NetError::Short {
+            got_bytes: line.got_bytes(),
+            wanted_bytes: None,
+            reason: "the pack broke off".into(),
+        });
+    }
+    // What is wrong is not to be met again.
+    if !was_cut && copy.is_some() {
+        drop(fs_err::remove_file(&path));
+    }
+    written?;
+    line.expect_talk();
+    Ok(())
+}
+
+/// Makes a pack of the whole objects that came before one was cut off. Returns true if there are any.
+pub(super) fn salvage(into: Destination<'_>, line: &Line<'_>) -> bool {
+    let path = into.folder.join(INCOMING);
+    let Ok(incoming) = fs_err::File::open(&path) else {
+        return false;
+    };
+    let mut incoming = BufReader::new(incoming);
+    let (written, _) = write(&mut incoming, None, Mode::Restore, into, line);
+    if !line.watch.interrupted() {
+        drop(fs_err::remove_file(&path));
+    }
+    written.is_ok_and(|objects| objects > 0)
+}
+
+/// Writes what is in a pack, and copies it as it comes. Returns how many objects there are, and whether it was cut off.
+fn write(
+    pack: &mut dyn BufRead,
+    copy: Option<&File>,
+    mode: Mode,
+    into: Destination<'_>,
+    line: &Line<'_>,
+) -> (gix::Result<u32>, bool) {
+    let mut was_cut = false;
+    let written = try_write(pack, copy, mode, into, line, &mut was_cut);
+    let is_cut = written.is_err() && (was_cut || line.watch.interrupted());
+    (written, is_cut)
+}
+
+fn try_write(
+    pack: &mut dyn BufRead,
+    copy: Option<&File>,
+    mode: Mode,
+    into: Destination<'_>,
+    line: &Line<'_>,
+    was_cut: &mut bool,
+) -> gix::Result<u32> {
     let mut header = [0; HEADER_LEN];
     pack.read_exact(&mut header)
         .map_err(gix::Error::from_error)?;
+    if let Some(mut copy) = copy {
+        copy.write_all(&header).map_err(gix::Error::from_error)?;
+    }
     let count = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
     if count > MAX_OBJECTS {
         let what = format!("a pack of {count} objects is over the limit of {MAX_OBJECTS}");
@@ -44,17 +112,26 @@ pub(super) fn pack(
     let ours = |id: &gix::oid| matches!(into.repository.database.kind(id), Ok(Some(_)));
     let packs = into.folder.join("objects/pack");
     let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
-    let survey = Survey::new(pack, count, (folder.file(), line.limits.disk_reserve), ours);
+    let reserve = (folder.file(), line.limits.disk_reserve);
+    // A pack that needs none is written as it comes, instead of being put together anew.
+    let needs_bases = !into.haves.is_empty() || mode == Mode::Restore;
+    let bases = needs_bases.then_some(Bases(into.repository));
+    let survey = Survey::new(pack, count, reserve, (copy, was_cut), ours);
+    let survey = match needs_bases {
+        true => survey,
+        false => survey.written_at_once(),
+    };
     let mut whole = BufReader::with_capacity(BUFFER_LEN, header.as_slice().chain(survey));
     let written = Bundle::write_to_directory(
         &mut whole,
         Some(&packs),
         &mut Discard,
         line.watch.interrupt,
-        Some(Bases(into.repository)),
+        bases,
         OBJECT_HASH,
         Options {
             thread_limit: Some(MAX_THREADS),
+            iteration_mode: mode,
             alloc_limit_bytes: usize::try_from(MAX_OBJECT_BYTES).ok(),
             ..Options::default()
         },
@@ -63,8 +140,7 @@ pub(super) fn pack(
         // It keeps git's collector away, and no collector comes here.
         drop(fs_err::remove_file(keep));
     }
-    line.expect_talk();
-    Ok(())
+    Ok(written.index.num_objects)
 }
 
 /// Bases that a thin pack leaves out because we have them.

@@ -1,6 +1,7 @@
 //! Where a repository lies while its tree is checked out: with those that are kept, or in a hidden folder that goes
 //! when it is dropped.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,12 +12,18 @@ use store_index::beneath::Beneath;
 use store_index::watch::Watch;
 
 use super::kept::{self, Kept};
+use super::line::Line;
+use super::receive::{self, INCOMING};
+use super::session::Destination;
 use crate::git::{Folder, Here, Repository, Roots};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedTree};
 
 /// A file that says that blobs may be missing in a repository.
-const PARTIAL: &str = "partial";
+pub(super) const PARTIAL: &str = "partial";
+
+/// A file of git's, with the commits whose parents are not there.
+const SHALLOW: &str = "shallow";
 
 /// Makes repositories for one request.
 #[derive(Debug)]
@@ -73,6 +80,11 @@ impl<'a> Rooms<'a> {
                 Err(_) => {}
             }
         }
+        self.passing()
+    }
+
+    /// Returns a repository that does not stay.
+    pub(super) fn passing(&mut self) -> io::Result<Room> {
         let hidden = match &mut self.hidden {
             Some(hidden) => hidden,
             none => none.insert(Hidden::new(self.output)?),
@@ -120,6 +132,11 @@ impl Room {
         }
     }
 
+    /// Returns true if it stays.
+    pub(super) const fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept(_))
+    }
+
     /// Returns the commits that are there already.
     pub(super) fn tips(&self) -> &[ObjectId] {
         match self {
@@ -136,6 +153,42 @@ impl Room {
     /// Remembers that blobs may be missing in it.
     pub(super) fn set_partial(&self) -> io::Result<()> {
         fs_err::write(self.path().join(PARTIAL), "")
+    }
+
+    /// Remembers that nothing is missing in it after all.
+    pub(super) fn set_whole(&self) -> io::Result<()> {
+        fs_err::remove_file(self.path().join(PARTIAL))
+    }
+
+    /// Remembers commits whose parents are not there. Servers would take them to be.
+    pub(super) fn set_shallow(&self, ids: &[ObjectId]) -> io::Result<()> {
+        let path = self.path().join(SHALLOW);
+        let known = match fs_err::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            known => known?,
+        };
+        let new = ids.iter().map(ToString::to_string);
+        let all: BTreeSet<_> = known.lines().map(str::to_owned).chain(new).collect();
+        let text: String = all.iter().map(|id| format!("{id}\n")).collect();
+        fs_err::write(&path, text)
+    }
+
+    /// Saves the objects of a pack that was cut off. Some of what belongs to its commits is missing.
+    pub(super) fn salvage(&self, line: &Line<'_>) -> io::Result<()> {
+        if !self.path().join(INCOMING).exists() {
+            return Ok(());
+        }
+        let repository = open(self.path())?;
+        let into = Destination {
+            folder: self.path(),
+            repository: &repository,
+            haves: &[],
+            is_kept: true,
+        };
+        if receive::salvage(into, line) {
+            self.set_partial()?;
+        }
+        Ok(())
     }
 
     /// Remembers which commits came, and opens the repository. `None` if another process threw it away meanwhile.

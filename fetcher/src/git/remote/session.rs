@@ -75,6 +75,8 @@ pub(super) struct Destination<'a> {
     pub(super) repository: &'a Repository,
     /// Commits that are there, with all that belongs to them.
     pub(super) haves: &'a [ObjectId],
+    /// Whether it stays, with what comes of a pack that is cut off.
+    pub(super) is_kept: bool,
 }
 
 /// A conversation that has begun.
@@ -215,6 +217,11 @@ impl<'a, T: Transport> Session<'a, T> {
         let fetch = self.handshake.capabilities.capability("fetch");
         let can_filter = fetch.and_then(|fetch| fetch.supports("filter"));
         self.is_v2() && can_filter.unwrap_or(false)
+    }
+
+    /// Says whether the server may give out what is asked for one by one, whether it can leave it out or not.
+    pub(super) fn gives_blobs(&self) -> bool {
+        self.is_v2()
     }
 
     /// Git itself gives out everything it has, once it speaks the second version: what it has not got is not there.

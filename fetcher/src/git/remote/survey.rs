@@ -5,7 +5,7 @@
 //! bases. It bounds each, and not their sum.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 
 use gix::odb::pack::data::Entry;
 use gix::odb::pack::data::entry::Header;
@@ -65,6 +65,12 @@ pub(super) struct Survey<'a, R, F> {
     folder: &'a File,
     /// What is left free there, as configured.
     reserve: Option<u64>,
+    /// gix puts it together anew, entry by entry, so that others' objects can be put into it.
+    is_put_together: bool,
+    /// Where what came is kept until all came.
+    copy: Option<&'a File>,
+    /// Set when no more comes, and not all came.
+    was_cut: &'a mut bool,
     /// Says whether we have an object, which then is the base rather than one of the pack.
     is_ours: F,
     state: State,
@@ -84,12 +90,16 @@ impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
         pack: R,
         count: u32,
         (folder, reserve): (&'a File, Option<u64>),
+        (copy, was_cut): (Option<&'a File>, &'a mut bool),
         is_ours: F,
     ) -> Self {
         Self {
             pack,
             folder,
             reserve,
+            is_put_together: true,
+            copy,
+            was_cut,
             is_ours,
             state: State::Head(Vec::new()),
             stream: Decompress::new(),
@@ -101,6 +111,19 @@ impl<'a, R: Read, F: Fn(&oid) -> bool> Survey<'a, R, F> {
             longest_kib: 0,
             adrift_kib: 0,
             unlooked_bytes: 0,
+        }
+    }
+
+    /// Says that it is written as it comes.
+    pub(super) const fn written_at_once(mut self) -> Self {
+        self.is_put_together = false;
+        self
+    }
+
+    /// Rather has the pack whole than half of it twice.
+    fn give_up_copy(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            drop(copy.set_len(0));
         }
     }
 
@@ -235,17 +258,35 @@ fn kib(bytes: u64) -> io::Result<u32> {
 
 impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.pack.read(buffer)?;
+        let read = self.pack.read(buffer);
+        *self.was_cut = match &read {
+            Ok(count) => *count == 0 && self.left > 0,
+            Err(_) => true,
+        };
+        let count = read?;
         self.take(&buffer[..count])?;
-        self.unlooked_bytes += count as u64;
+        if let Some(mut copy) = self.copy
+            && copy.write_all(&buffer[..count]).is_err()
+        {
+            self.give_up_copy();
+        }
+        let times = if self.copy.is_some() { 2 } else { 1 };
+        self.unlooked_bytes += times * count as u64;
         if self.unlooked_bytes >= LOOK_AT_DISK_EVERY {
             self.unlooked_bytes = 0;
-            // gix writes an entry when it is whole.
+            // Where gix puts a pack together anew it writes an entry when it is whole.
             let unwritten = match &self.state {
-                State::Body(entry, _) => self.offset - entry.pack_offset(),
-                State::Head(_) | State::End => 0,
+                State::Body(entry, _) if self.is_put_together => self.offset - entry.pack_offset(),
+                _ => 0,
             };
-            disk::leave_reserve(self.folder, LOOK_AT_DISK_EVERY + unwritten, self.reserve)?;
+            let look = |survey: &Self| {
+                let bytes = LOOK_AT_DISK_EVERY + unwritten;
+                disk::leave_reserve(survey.folder, bytes, survey.reserve)
+            };
+            if self.copy.is_some() && look(self).is_err() {
+                self.give_up_copy();
+            }
+            look(self)?;
         }
         Ok(count)
     }
@@ -253,8 +294,6 @@ impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use gix::ObjectId;
 
     use super::*;
@@ -303,10 +342,12 @@ mod tests {
 
         fn survey(&self, chunk: usize) -> io::Result<u64> {
             let folder = File::open(std::env::temp_dir()).unwrap();
+            let mut was_cut = false;
             let mut survey = Survey::new(
                 self.bytes.as_slice(),
                 self.count,
                 (&folder, None),
+                (None, &mut was_cut),
                 |_: &oid| false,
             );
             let mut buffer = vec![0; chunk];

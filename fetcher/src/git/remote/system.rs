@@ -1,10 +1,10 @@
-//! The system's git, for servers that only serve the files of a repository ("dumb" HTTP): everything is fetched.
+//! The system's git, for servers that only serve the files of a repository ("dumb" HTTP), and for bundles: everything is
+//! fetched.
 //!
-//! It runs without anybody's configuration, without hooks, and may use HTTP only. What it brings is read as any other
-//! repository.
+//! It runs without anybody's configuration, without hooks, and may use HTTP only, or read the bundle only. What it
+//! brings is read as any other repository.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -38,17 +38,37 @@ const POLLS_A_LOOK: u32 = 20;
 const MAX_LAST_WORDS: u64 = 2000;
 
 /// What git is told before anything else.
-const CONFIGURATION: [&str; 9] = [
+const CONFIGURATION: [&str; 7] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "protocol.allow=never",
-    "protocol.http.allow=always",
-    "protocol.https.allow=always",
     "credential.helper=",
     "gc.auto=0",
     "maintenance.auto=false",
     "http.followRedirects=false",
 ];
+
+/// With a server behind it.
+const OVER_HTTP: [&str; 2] = ["protocol.http.allow=always", "protocol.https.allow=always"];
+
+/// With a bundle, which it takes for a file's.
+const OF_BUNDLE: [&str; 1] = ["protocol.file.allow=always"];
+
+/// What git is told to do; then come the place and the references.
+const FETCH: [&str; 7] = [
+    "fetch",
+    "--quiet",
+    // What is there no more must not be found, nor stand in the way of `a/b` where `a` was.
+    "--prune",
+    "--no-tags",
+    "--no-recurse-submodules",
+    "--no-write-fetch-head",
+    "--",
+];
+
+const ALL_BRANCHES: &str = "+refs/heads/*:refs/heads/*";
+
+const ALL_TAGS: &str = "+refs/tags/*:refs/tags/*";
 
 /// Sees that there is a list of references: git would take a page for a repository without any.
 pub(super) fn check(
@@ -89,58 +109,11 @@ pub(super) fn named(
     })
 }
 
-/// Fetches all branches and tags into a bare repository.
+/// Fetches all branches and tags of a server into a bare repository.
 pub(super) fn fetch(folder: &Path, url: &SourceUrl, line: &Line<'_>) -> Result<(), DownloadError> {
-    let said = StagedFile::temporary().map_err(DownloadError::Write)?.file;
-    let child = command(folder, url, line, &said)
-        .and_then(|mut command| command.spawn())
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => DownloadError::trouble(
-                "the server does not speak git's smart protocol; the program git could fetch from it, and is not installed",
-            ),
-            _ => DownloadError::Local(format!("git cannot be run: {error}")),
-        })?;
-    let status = Group(child)
-        .wait(folder, line)
-        .map_err(|error| match line.take_trouble() {
-            Some(trouble) => trouble.into(),
-            None => DownloadError::Local(error.to_string()),
-        })?;
-    if status.success() {
-        return Ok(());
-    }
-    let mut words = Vec::new();
-    let mut said = said;
-    if said.rewind().is_ok() {
-        drop(said.take(MAX_LAST_WORDS).read_to_end(&mut words));
-    }
-    let words = String::from_utf8_lossy(&words);
-    if words.contains("not found") {
-        return Err(DownloadError::Gone("there is no such repository".into()));
-    }
-    // git repeats URLs, passwords included.
-    let words = if url.has_credentials() {
-        ""
-    } else {
-        words.trim()
-    };
-    Err(DownloadError::trouble(format!(
-        "the server does not speak git's smart protocol, and the program git failed ({status}): {}",
-        words.escape_debug()
-    )))
-}
-
-fn command(folder: &Path, url: &SourceUrl, line: &Line<'_>, said: &File) -> io::Result<Command> {
+    let what = "the server does not speak git's smart protocol";
     let limits = line.limits;
-    let mut command = Command::new("git");
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"GIT_") {
-            command.env_remove(name);
-        }
-    }
-    for setting in CONFIGURATION {
-        command.args(["-c", setting]);
-    }
+    let mut command = command(folder, &OVER_HTTP);
     for (name, value) in [
         ("http.lowSpeedLimit", limits.stall_bytes_per_second),
         ("http.lowSpeedTime", limits.stall_window.as_secs()),
@@ -155,17 +128,87 @@ fn command(folder: &Path, url: &SourceUrl, line: &Line<'_>, said: &File) -> io::
         command.env("GIT_SSL_CAINFO", bundle);
     }
     command
-        .arg("--git-dir")
-        .arg(folder)
-        // What is there no more must not be found, nor stand in the way of `a/b` where `a` was.
-        .args(["fetch", "--quiet", "--prune"])
-        .args(["--no-tags", "--no-recurse-submodules"])
-        .args(["--no-write-fetch-head", "--", "origin"])
-        .args(["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"])
+        .args(FETCH)
+        .args(["origin", ALL_BRANCHES, ALL_TAGS])
         // Everybody can see command lines.
         .env("GIT_CONFIG_COUNT", "1")
         .env("GIT_CONFIG_KEY_0", "remote.origin.url")
-        .env("GIT_CONFIG_VALUE_0", url.url().as_str())
+        .env("GIT_CONFIG_VALUE_0", url.url().as_str());
+    run(command, folder, line, what).map_err(|error| match error {
+        DownloadError::Trouble { reason, .. } if reason.contains("not found") => {
+            DownloadError::Gone("there is no such repository".into())
+        }
+        // git repeats URLs, passwords included.
+        DownloadError::Trouble { .. } if url.has_credentials() => {
+            DownloadError::trouble(format!("{what}, and the program git failed"))
+        }
+        other => other,
+    })
+}
+
+/// Fetches everything of a bundle into a bare repository.
+pub(super) fn fetch_bundle(
+    folder: &Path,
+    path: &Path,
+    more: Option<&str>,
+    line: &Line<'_>,
+) -> Result<(), DownloadError> {
+    let mut command = command(folder, &OF_BUNDLE);
+    command.args(FETCH).arg(path).arg("+refs/*:refs/*");
+    command.args(more);
+    run(command, folder, line, "it is a bundle")
+}
+
+/// Runs git, and tells what it said if it failed.
+fn run(
+    mut command: Command,
+    folder: &Path,
+    line: &Line<'_>,
+    what: &str,
+) -> Result<(), DownloadError> {
+    let mut said = StagedFile::temporary().map_err(DownloadError::Write)?.file;
+    let child = said
+        .try_clone()
+        .and_then(|said| command.stderr(Stdio::from(said)).spawn())
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => DownloadError::trouble(format!(
+                "{what}; the program git could fetch from it, and is not installed"
+            )),
+            _ => DownloadError::Local(format!("git cannot be run: {error}")),
+        })?;
+    let status = Group(child)
+        .wait(folder, line)
+        .map_err(|error| match line.take_trouble() {
+            Some(trouble) => trouble.into(),
+            None => DownloadError::Local(error.to_string()),
+        })?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut words = Vec::new();
+    if said.rewind().is_ok() {
+        drop(said.take(MAX_LAST_WORDS).read_to_end(&mut words));
+    }
+    let words = String::from_utf8_lossy(&words);
+    Err(DownloadError::trouble(format!(
+        "{what}, and the program git failed ({status}): {}",
+        words.trim().escape_debug()
+    )))
+}
+
+/// Prepares git for a bare repository.
+fn command(folder: &Path, allowed: &[&str]) -> Command {
+    let mut command = Command::new("git");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"GIT_") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("--git-dir").arg(folder);
+    for setting in CONFIGURATION.iter().chain(allowed) {
+        command.args(["-c", setting]);
+    }
+    command
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_TERMINAL_PROMPT", "0")
@@ -173,10 +216,9 @@ fn command(folder: &Path, url: &SourceUrl, line: &Line<'_>, said: &File) -> io::
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::from(said.try_clone()?))
         // It starts others, which end with it.
         .process_group(0);
-    Ok(command)
+    command
 }
 
 /// A program and all that it starts; ended when dropped.

@@ -29,16 +29,16 @@ pub(super) fn fetch_into(
     client: &Client,
     (line, here): (&Line<'_>, Option<&Rc<dyn Here>>),
 ) -> Result<(Vec<Revision>, Vec<ObjectId>), DownloadError> {
-    let mut depth = None;
+    let mut attempt = Attempt::default();
     loop {
         let connected = connect(url, client, line);
         let (transport, program) = connected.map_err(|failure| sorted(failure, line, None))?;
-        let answer = converse(transport, room, revision, depth, (line, here));
+        let answer = converse(transport, room, (url, revision), attempt, (line, here));
         let failure = match answer {
             Ok(ids) => return Ok((ids.iter().copied().map(Revision::Id).collect(), ids)),
-            // Once more, since the server hung up; all that it shows is all that is left to ask for.
-            Err((Failure::Refused, Some(Depth::One | Depth::Full))) => {
-                depth = Some(Depth::Everything);
+            // Once more, since the server hung up.
+            Err((Failure::Refused, Some(next))) => {
+                attempt = next;
                 continue;
             }
             Err((Failure::Dumb, _)) if line.is_well() => {
@@ -54,14 +54,33 @@ pub(super) fn fetch_into(
     }
 }
 
-/// Holds one conversation. A failure comes with what was asked for.
+/// What is asked for, once a server refused something.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attempt {
+    depth: Option<Depth>,
+    /// It gives out no files one by one.
+    only_commits: bool,
+}
+
+impl Attempt {
+    /// What is left to ask for when a commit is refused.
+    fn after(self, depth: Depth) -> Option<Self> {
+        let next = Self {
+            depth: Some(Depth::Everything),
+            ..self
+        };
+        (depth != Depth::Everything).then_some(next)
+    }
+}
+
+/// Holds one conversation. A failure comes with what is to be asked for if it was refused.
 fn converse<'a>(
     transport: Box<dyn Transport + 'a>,
     room: &Room,
-    revision: &Revision,
-    depth: Option<Depth>,
+    (url, revision): (&SourceUrl, &Revision),
+    attempt: Attempt,
     (line, here): (&'a Line<'a>, Option<&Rc<dyn Here>>),
-) -> Result<Vec<ObjectId>, (Failure, Option<Depth>)> {
+) -> Result<Vec<ObjectId>, (Failure, Option<Attempt>)> {
     let mut session = Session::begin(transport, line).map_err(|failure| (failure, None))?;
     let tips = session
         .resolve(revision)
@@ -72,61 +91,88 @@ fn converse<'a>(
     if is_known && !room.is_partial() {
         return Ok(ids);
     }
-    let depth = depth.unwrap_or_else(|| match revision {
+    let depth = attempt.depth.unwrap_or_else(|| match revision {
         Revision::Id(id) => session.depth_for(id),
         Revision::Name(_) if session.knows_shallow() => Depth::One,
         Revision::Name(_) => Depth::Full,
     });
-    let knows_blobs = here.is_some_and(|here| here.knows_blobs());
+    let knows_blobs = || here.is_some_and(|here| here.may_have_blobs(url, line.watch));
     // Whoever has all blobs of an earlier commit gets less as a difference to it.
-    let leaves_out = room.is_partial() || (knows_blobs && room.tips().is_empty());
-    let is_partial = leaves_out && depth == Depth::One && session.knows_partial();
+    let leaves_out = room.is_partial() || (room.tips().is_empty() && knows_blobs());
+    let gives_blobs = session.gives_blobs() && depth == Depth::One && !attempt.only_commits;
+    let is_partial = leaves_out && gives_blobs && session.knows_partial();
     let unusable = |error: io::Error| {
         line.set_damaged(true);
         (Failure::Other(error.to_string()), None)
     };
-    if !is_known || !is_partial {
-        let repository = room::open(room.path()).map_err(unusable)?;
-        let wanted = Wanted {
-            ids: &shown,
-            depth,
-            blobs: !is_partial,
-        };
-        let destination = Destination {
-            folder: room.path(),
-            repository: &repository,
-            // Of a partial repository it would be a lie.
-            haves: if room.is_partial() && !is_partial {
-                &[]
-            } else {
-                room.tips()
-            },
-        };
-        if is_partial {
-            room.set_partial().map_err(unusable)?;
+    let lacking = || missing::of(room.path(), &ids, (here, url), line.watch);
+    // All trees may have come before something broke off.
+    let known = match room.is_partial() && gives_blobs {
+        true => lacking().ok(),
+        false => None,
+    };
+    let missing = match known {
+        Some(missing) => {
+            room.set_shallow(&ids).map_err(unusable)?;
+            missing
         }
-        session
-            .fetch(wanted, destination)
-            .map_err(|failure| (failure, Some(depth)))?;
-    }
-    if is_partial {
-        let ids = missing::of(room.path(), &ids, here, line.watch).map_err(unusable)?;
-        for ids in ids.chunks(MAX_BLOBS_ASKED) {
+        None => {
             let repository = room::open(room.path()).map_err(unusable)?;
             let wanted = Wanted {
-                ids,
-                depth: Depth::Full,
-                blobs: true,
+                ids: &shown,
+                depth,
+                blobs: !is_partial,
             };
             let destination = Destination {
                 folder: room.path(),
                 repository: &repository,
-                haves: &[],
+                // Of a partial repository it would be a lie.
+                haves: if room.is_partial() && !is_partial {
+                    &[]
+                } else {
+                    room.tips()
+                },
+                is_kept: room.is_kept(),
             };
+            if is_partial {
+                room.set_partial().map_err(unusable)?;
+            }
             session
                 .fetch(wanted, destination)
-                .map_err(|failure| (failure, None))?;
+                .map_err(|failure| (failure, attempt.after(depth)))?;
+            match is_partial {
+                true => lacking().map_err(unusable)?,
+                false => Vec::new(),
+            }
         }
+    };
+    for ids in missing.chunks(MAX_BLOBS_ASKED) {
+        let repository = room::open(room.path()).map_err(unusable)?;
+        let wanted = Wanted {
+            ids,
+            depth: Depth::Full,
+            blobs: true,
+        };
+        let destination = Destination {
+            folder: room.path(),
+            repository: &repository,
+            haves: &[],
+            is_kept: room.is_kept(),
+        };
+        let next = Attempt {
+            only_commits: true,
+            ..attempt
+        };
+        session
+            .fetch(wanted, destination)
+            .map_err(|failure| match failure {
+                Failure::Absent(_) => (Failure::Refused, Some(next)),
+                other => (other, Some(next)),
+            })?;
+    }
+    let all = [room.tips(), &ids].concat();
+    if room.is_partial() && missing::is_none(room.path(), &all, line.watch) {
+        room.set_whole().map_err(unusable)?;
     }
     // Among all that a server shows it may not be; then nothing is remembered.
     let opened = room::open(room.path());
@@ -136,7 +182,7 @@ fn converse<'a>(
     };
     let found: Vec<_> = ids.iter().filter_map(is_there).collect();
     if found.is_empty() {
-        return Err((Failure::Refused, Some(Depth::Everything)));
+        return Err((Failure::Refused, None));
     }
     Ok(found)
 }
