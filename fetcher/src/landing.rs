@@ -32,7 +32,7 @@ use crate::request::{Request, Target};
 use crate::source::{Candidate, CandidatePlace};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile};
-use crate::state::{Claim, Failures};
+use crate::state::{Claim, Memory};
 use crate::verdict;
 use crate::verify::{FileCheck, Verdict};
 
@@ -165,8 +165,13 @@ impl<'a> Landing<'a> {
     }
 
     /// Tells it which hosts are to be left alone.
-    pub(crate) fn set_failures(&mut self, failures: &Failures) {
-        self.downloader.set_failures(failures.clone());
+    pub(crate) fn set_memory(&mut self, memory: Memory) {
+        self.downloader.set_memory(memory);
+    }
+
+    /// Tells it who else may have parts of what is asked for next.
+    pub(crate) fn set_others(&mut self, others: Vec<SourceUrl>) {
+        self.downloader.set_others(others);
     }
 
     /// Tells those who wait for the right to download that nobody had what is wanted.
@@ -236,11 +241,25 @@ impl<'a> Landing<'a> {
                     self.downloader
                         .land(url, self.request, room, self.claim.as_ref(), self.watch);
                 self.watch.progress.end();
-                match self.downloaded(landed)? {
-                    Ok(verdict) => self.judge_body(candidate, url, verdict),
-                    Err(not_it) => Ok(Landed::NotIt(not_it)),
-                }
+                let remark = self.downloader.take_remark();
+                let mut landed = match self.downloaded(landed)? {
+                    Ok(verdict) => self.judge_body(candidate, url, verdict)?,
+                    Err(not_it) => Landed::NotIt(not_it),
+                };
+                self.add_remark(&mut landed, remark);
+                Ok(landed)
             }
+        }
+    }
+
+    /// Says with what became of a download how it came together, if that is worth it.
+    fn add_remark(&mut self, landed: &mut Landed, remark: Option<String>) {
+        match (landed, remark) {
+            (Landed::NotIt(not_it), Some(remark)) => {
+                not_it.reason = format!("{}; {remark}", not_it.reason);
+            }
+            (Landed::NotIt(_), None) => {}
+            (Landed::Delivered { .. }, remark) => self.remark = remark,
         }
     }
 

@@ -11,6 +11,7 @@ use store_index::watch::Unit;
 use super::wrong::Wrong;
 use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::diagnosis;
+use crate::download::Origin;
 use crate::error::FetchError;
 use crate::publish;
 use crate::report::AttemptResult;
@@ -25,24 +26,26 @@ impl Landing<'_> {
         candidate: &Candidate,
         url: &SourceUrl,
     ) -> Result<Landed, FetchError> {
-        let (landed, is_spliced) = self.land_archive_once(candidate, url)?;
-        match landed {
-            Landed::NotIt(_) if is_spliced => {
-                self.watch.progress.note(&format!(
-                    "what was there of an earlier download does not fit: {url} is asked for the whole"
-                ));
-                Ok(self.land_archive_once(candidate, url)?.0)
-            }
-            landed => Ok(landed),
+        let (mut landed, origin) = self.land_archive_once(candidate, url)?;
+        let mut remark = self.downloader.take_remark();
+        if matches!(landed, Landed::NotIt(_)) && origin.is_spliced() {
+            let wrong = self.downloader.doubt(url, &origin);
+            self.watch
+                .progress
+                .note(&format!("{wrong}: {url} is asked for the whole"));
+            remark = self.downloader.take_remark();
+            landed = self.land_archive_once(candidate, url)?.0;
         }
+        self.add_remark(&mut landed, remark);
+        Ok(landed)
     }
 
-    /// Returns also whether a wrong archive was put together from several answers, which proves nothing about the URL.
+    /// Returns also how the archive came together.
     fn land_archive_once(
         &mut self,
         candidate: &Candidate,
         url: &SourceUrl,
-    ) -> Result<(Landed, bool), FetchError> {
+    ) -> Result<(Landed, Origin), FetchError> {
         let Some(place) = self.place.clone() else {
             return Err(no_bytes_for_stdout());
         };
@@ -56,16 +59,16 @@ impl Landing<'_> {
             .downloader
             .land_archive(url, &mut archive, claim, self.watch);
         self.watch.progress.end();
-        let (bytes, is_spliced) = match self.downloaded(downloaded)? {
+        let (bytes, origin) = match self.downloaded(downloaded)? {
             Ok(downloaded) => downloaded,
-            Err(not_it) => return Ok((Landed::NotIt(not_it), false)),
+            Err(not_it) => return Ok((Landed::NotIt(not_it), Origin::default())),
         };
         let landed = self.judge_archive(candidate, url, &place, archive, bytes)?;
         // Right or wrong, nothing is to be gone on with.
         if let Some(claim) = &self.claim {
             claim.clear();
         }
-        Ok((landed, is_spliced))
+        Ok((landed, origin))
     }
 
     /// Unpacks what has come whole, and publishes it if it is right.

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING};
 
-use super::error::NetError;
+use super::error::{NetError, Retry};
 use super::redirect::Route;
 use super::wait::{POLL_INTERVAL, StallWatch};
-use super::wide::{self, Whole};
+use super::wide::{self, Others, Whole};
 use super::{BodySink, BodyStart, Client, Limits, hosts, range};
 use crate::source_url::SourceUrl;
 
@@ -27,8 +27,13 @@ const QUEUE_CHUNKS: usize = 16;
 pub(super) enum Message {
     /// The next bytes.
     Next(Bytes),
-    /// From now on bytes come from several places; so much is there. It answers whether it can take that.
-    Widen(u64, Sender<bool>),
+    /// From now on bytes come from several places; so much is there. It answers where else they may come from, if it
+    /// can take that.
+    Widen(u64, Sender<Option<Others>>),
+    /// Some of what follows comes from there.
+    Helped(Box<SourceUrl>),
+    /// That server wants to be left alone.
+    Refused(Box<SourceUrl>, Retry),
     /// Bytes of some place.
     At(u64, Bytes),
 }
@@ -139,16 +144,14 @@ pub(super) fn receive(
                 });
             };
             let length = whole.length_bytes;
-            let rate = match widen(&sender, got_bytes, interrupt)? {
-                true => rate,
+            let Some(others) = widen(&sender, got_bytes, interrupt)? else {
                 // One place after the other is all that the sink can do.
-                false => {
-                    let lengths = (got_bytes, Some(length));
-                    read_chunks(response, lengths, None, &sender, limits, interrupt).await?;
-                    return Ok(length);
-                }
+                let lengths = (got_bytes, Some(length));
+                read_chunks(response, lengths, None, &sender, limits, interrupt).await?;
+                return Ok(length);
             };
-            wide::receive(&whole, response, got_bytes, there, rate, &sender).await?;
+            let missing = (got_bytes, there);
+            wide::receive(&whole, others, response, missing, rate, &sender).await?;
             Ok(length)
         });
         drop(sender);
@@ -165,11 +168,11 @@ fn widen(
     queue: &Sender<Message>,
     got_bytes: u64,
     interrupt: &AtomicBool,
-) -> Result<bool, NetError> {
+) -> Result<Option<Others>, NetError> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     hand_over(queue, Message::Widen(got_bytes, sender), interrupt)?;
     // A writer that has failed hangs up; its reason is told.
-    Ok(receiver.recv().unwrap_or(false))
+    Ok(receiver.recv().unwrap_or(None))
 }
 
 /// Refuses a body that was compressed on the way: its hash would be that of other bytes.
@@ -331,10 +334,18 @@ fn write_chunks(
         match message {
             Message::Next(chunk) => sink.write(&chunk),
             Message::At(offset, chunk) => sink.write_at(offset, &chunk),
-            Message::Widen(got_bytes, answer) => sink.widen(got_bytes).map(|can| {
+            Message::Widen(got_bytes, answer) => sink.widen(got_bytes).map(|others| {
                 // Whoever does not wait for it any more has stopped.
-                let _ = answer.send(can);
+                drop(answer.send(others));
             }),
+            Message::Helped(url) => {
+                sink.helped(&url);
+                Ok(())
+            }
+            Message::Refused(url, retry) => {
+                sink.refused(&url, retry);
+                Ok(())
+            }
         }
         .map_err(NetError::Sink)?;
     }

@@ -90,7 +90,8 @@ impl Downloads<'_> {
             policy.limits,
             policy.client.clone(),
             Arc::clone(&policy.access),
-        );
+        )
+        .one_at_a_time();
         let mut trouble = None;
         let urls = request.urls.iter().flat_map(|url| {
             let mirrors = request.mirror_sites.expand(url);

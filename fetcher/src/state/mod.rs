@@ -33,7 +33,7 @@ use store_index::path_text::printable;
 
 pub use self::copies::CopyBounds;
 pub(crate) use self::copies::{CONTENT as COPY_CONTENT, KeptCopy, NewCopy};
-pub(crate) use self::failures::{Failures, Outcome};
+pub(crate) use self::failures::{Failures, Memory, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
 pub(crate) use self::parts::Parts;
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
