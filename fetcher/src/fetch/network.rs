@@ -371,6 +371,15 @@ impl Wait {
         }
     }
 
+    /// Returns true when it is time to say that we wait.
+    fn is_to_be_told(&mut self, waited: Duration) -> bool {
+        let is_time = waited >= self.tell_at;
+        if is_time {
+            self.tell_at = waited + TELL_AGAIN_AFTER;
+        }
+        is_time
+    }
+
     /// Waits a moment.
     fn go_on(&mut self, walk: &Walk<'_>, state: &State, holder: &Holder) -> Result<(), FetchError> {
         let waited = self.started.elapsed();
@@ -384,8 +393,7 @@ impl Wait {
             return Err(FetchError::interrupted());
         }
         let bytes = state.so_far(&walk.request.address).unwrap_or_default();
-        if waited >= self.tell_at {
-            self.tell_at = waited + TELL_AGAIN_AFTER;
+        if self.is_to_be_told(waited) {
             let so_far = store_index::terminal::amount(bytes, None, Unit::Bytes);
             walk.watch.progress.note(&format!(
                 "waiting for {}, which downloads the same content, {so_far} so far",
@@ -451,4 +459,25 @@ fn may_be_asked_at_once(entry: &Entry, pause: Duration, budget: Duration) -> boo
 fn chance() -> f64 {
     // 32 bits are exact in a float.
     f64::from((staging::random() >> 32) as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a build's log each minute has its line.
+    #[test]
+    fn waiting_is_told_every_minute() {
+        let mut wait = Wait {
+            started: Instant::now(),
+            tell_at: TELL_AFTER,
+            shown_bytes: 0,
+        };
+        let polls = (0..12_000).map(|poll| POLL_INTERVAL * poll);
+        let told: Vec<u64> = polls
+            .filter(|&waited| wait.is_to_be_told(waited))
+            .map(|waited| waited.as_secs())
+            .collect();
+        assert_eq!(told, [1, 61, 121, 181, 241, 301, 361, 421, 481, 541]);
+    }
 }
