@@ -330,3 +330,52 @@ fn a_build_waits_for_another_as_long_as_it_may() {
     // The real guix has its turn.
     check(guix(&patient), guix(&impatient), HANDED_OVER);
 }
+
+/// Nix's own environment goes before the administrator's file, that before the derivation, and the built-in sites last.
+#[test]
+fn sites_of_mirrors_in_builds() {
+    if lacks("the system's file in builds", &["unshare", "mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let server = Server::start();
+    let sites = ["nix", "file", "derivation"];
+    for site in sites {
+        server.route(&format!("/{site}/hello-2.10"), Answer::body("hello\n"));
+    }
+    let mirrors = |site: &str| server.url(&format!("/{site}/"));
+    let configured = env.write(
+        "system.toml",
+        format!("[mirror_sites]\ngnu = ['{}']\n", mirrors("file")),
+    );
+    let nothing = env.write("empty.toml", "");
+    let build = |file: &Path| {
+        drop(fs_err::remove_file(env.out("made")));
+        env.fetch(["builder"])
+            .with_system_file(file)
+            .variable("NIX_STORE", env.path("store"))
+            .variable("out", env.out("made"))
+            .variable("name", "made")
+            .variable("outputHash", sri(b"hello\n"))
+            .variable("url", "mirror://gnu/hello-2.10")
+    };
+    let asked = || {
+        let requests = server.requests();
+        requests.last().unwrap().line.clone()
+    };
+    let (nix, derivation) = (mirrors("nix"), mirrors("derivation"));
+    let all = build(&configured).variable("FETCH_MIRRORS_gnu", &derivation);
+    all.variable("NIX_MIRRORS_gnu", &nix).go().exits(0);
+    assert_eq!(asked(), "GET /nix/hello-2.10 HTTP/1.1");
+    let two = build(&configured).variable("FETCH_MIRRORS_gnu", &derivation);
+    two.go().exits(0);
+    assert_eq!(asked(), "GET /file/hello-2.10 HTTP/1.1");
+    let one = build(&nothing).variable("FETCH_MIRRORS_gnu", &derivation);
+    one.go().exits(0);
+    assert_eq!(asked(), "GET /derivation/hello-2.10 HTTP/1.1");
+    build(&nothing)
+        .variable("FETCH_OFFLINE", "1")
+        .go()
+        .exits(1)
+        .says("https://ftp.gnu.org/pub/gnu/hello-2.10 is skipped");
+}
