@@ -35,7 +35,6 @@ use crate::git::{Checkout, Here};
 use crate::places::Places;
 use crate::request::{GitSource, Request};
 use crate::source_url::SourceUrl;
-use crate::state::State;
 
 /// The most candidates that one index is asked for.
 pub const MAX_CANDIDATES: usize = 8;
@@ -254,11 +253,6 @@ pub trait Source: std::fmt::Debug {
         _candidate: &Candidate,
         _is_right: bool,
     ) -> Option<String> {
-        None
-    }
-
-    /// Returns what is remembered against asking it, if that matters.
-    fn reservation(&self, _request: &Request, _state: &State) -> Option<String> {
         None
     }
 

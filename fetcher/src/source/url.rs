@@ -11,7 +11,6 @@ use store_index::watch::Watch;
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
 use crate::request::{Request, Target};
 use crate::source_url::{Scheme, SourceUrl};
-use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct Url {
@@ -78,21 +77,6 @@ impl Source for Url {
         }
         let candidate = |url| by_url(self.kind, url);
         Lookup::Found(urls.into_iter().map(candidate).collect())
-    }
-
-    fn reservation(&self, request: &Request, state: &State) -> Option<String> {
-        let failures = state.failures();
-        if *self.url.scheme() != Scheme::Mirror {
-            return failures.describe(&self.url, &request.address);
-        }
-        let urls = request.mirror_sites.expand(&self.url);
-        let described = urls
-            .iter()
-            .map(|url| match failures.describe(url, &request.address) {
-                Some(reservation) => format!("{url} ({reservation})"),
-                None => url.to_string(),
-            });
-        Some(described.collect::<Vec<_>>().join(", "))
     }
 
     fn is_network(&self) -> bool {
