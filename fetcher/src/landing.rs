@@ -29,7 +29,7 @@ use crate::net::Retry;
 use crate::publish;
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
-use crate::source::{Candidate, CandidatePlace};
+use crate::source::{Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile};
 use crate::state::{Claim, Memory};
@@ -212,6 +212,11 @@ impl<'a> Landing<'a> {
             return Err(self.write_error(&error));
         }
         match &candidate.place {
+            CandidatePlace::Local { root, path, .. }
+                if self.request.unpack && candidate.kind == SourceKind::Url =>
+            {
+                self.land_archive_here(candidate, root, path)
+            }
             CandidatePlace::Local { root, path, size } => {
                 self.land_local(candidate, root, path, *size, &[Skip::Nothing])
             }

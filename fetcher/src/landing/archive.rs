@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use store_index::beneath::{Beneath, Node};
 use store_index::path_text::printable;
+use store_index::tree::Skip;
 use store_index::watch::Unit;
 
 use super::wrong::Wrong;
@@ -37,6 +40,41 @@ impl Landing<'_> {
             landed = self.land_archive_once(candidate, url)?.0;
         }
         self.add_remark(&mut landed, remark);
+        Ok(landed)
+    }
+
+    /// Unpacks a file of this machine that was named as an archive. What is no file lands as it is.
+    pub(super) fn land_archive_here(
+        &mut self,
+        candidate: &Candidate,
+        root: &Beneath,
+        path: &Path,
+    ) -> Result<Landed, FetchError> {
+        let Ok(Node::File(file)) = root.open_node_or_root(path) else {
+            return self.land_local(candidate, root, path, None, &[Skip::Nothing]);
+        };
+        let Some(place) = self.place.clone() else {
+            return Err(no_bytes_for_stdout());
+        };
+        let bytes = match file.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) => {
+                let failed = NotIt::new(AttemptResult::Failed, error.to_string());
+                return Ok(Landed::NotIt(failed));
+            }
+        };
+        if place.given {
+            // The output itself becomes the room for what is unpacked.
+            self.staged = None;
+        }
+        let landed = match self.land_unpacked(candidate, &place, &file, bytes)? {
+            Ok(landed) => landed,
+            Err(reason) => return Ok(Landed::NotIt(reason)),
+        };
+        if matches!(landed, Landed::NotIt(_)) && self.may_leave(candidate) {
+            let archive = StagedFile { file, hidden: None };
+            self.wrong = Some((Wrong::Body(archive), candidate.location.clone()));
+        }
         Ok(landed)
     }
 

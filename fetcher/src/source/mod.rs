@@ -21,6 +21,7 @@ mod url;
 
 pub(crate) use self::absent::AbsentMedia;
 pub(crate) use self::ledger::ledger;
+pub(crate) use self::url::of_file;
 
 use std::path::PathBuf;
 use std::rc::Rc;
