@@ -420,10 +420,18 @@ impl<'a> Landing<'a> {
             self.keep_wrong(wrong, &self.landed().file, url);
             self.remember_wrong(candidate);
         }
-        // Right or wrong, nothing is to be gone on with.
         if let Some(claim) = &self.claim {
-            self.staged = self.staged.take().filter(|staged| !staged.is_in_spool());
-            claim.clear();
+            let in_spool = self.staged.take_if(|staged| staged.is_in_spool()).is_some();
+            let is_wanted = claim.is_wanted();
+            match landed {
+                Landed::Delivered { bytes, .. }
+                    if in_spool && is_wanted && self.place.is_none() =>
+                {
+                    claim.leave_whole(bytes);
+                }
+                // Right or wrong, nothing is to be gone on with.
+                _ => claim.clear(),
+            }
         }
         Ok(landed)
     }

@@ -2,6 +2,7 @@
 //! asked again, and what failed lately comes last.
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use store_index::path_text::printable;
@@ -106,8 +107,9 @@ impl Walk<'_> {
         if let Some(warning) = state.take_warning() {
             self.listener.warning(&warning);
         }
-        if wait.is_some() {
+        if let Some(wait) = &mut wait {
             self.watch.progress.end();
+            wait.wanted = None;
         }
         if let (Some(wait), Some(claim)) = (&wait, &claim)
             && claim.is_after_failure()
@@ -358,6 +360,8 @@ struct Wait {
     /// When it is told next.
     tell_at: Duration,
     shown_bytes: u64,
+    /// Says that we wait.
+    wanted: Option<File>,
 }
 
 impl Wait {
@@ -368,6 +372,7 @@ impl Wait {
             started: Instant::now(),
             tell_at: TELL_AFTER,
             shown_bytes: 0,
+            wanted: None,
         }
     }
 
@@ -391,6 +396,9 @@ impl Wait {
         }
         if walk.watch.interrupted() {
             return Err(FetchError::interrupted());
+        }
+        if self.wanted.is_none() {
+            self.wanted = state.want(&walk.request.address);
         }
         let bytes = state.so_far(&walk.request.address).unwrap_or_default();
         if self.is_to_be_told(waited) {
@@ -472,6 +480,7 @@ mod tests {
             started: Instant::now(),
             tell_at: TELL_AFTER,
             shown_bytes: 0,
+            wanted: None,
         };
         let polls = (0..12_000).map(|poll| POLL_INTERVAL * poll);
         let told: Vec<u64> = polls
