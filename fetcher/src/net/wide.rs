@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -23,12 +22,11 @@ use self::gauge::{Gauge, UNKNOWN, Verdict};
 pub(crate) use self::job::LeftAlone;
 use self::job::{Begun, Event, Job, Question};
 use self::places::{OWN, Place, Speed, is_one_server};
-use super::Client;
 use super::error::NetError;
 use super::hosts::{self, Counted};
 use super::redirect::Route;
-use super::transfer::{Message, hand_over};
 use super::wait::POLL_INTERVAL;
+use super::{BodySink, Client};
 use crate::source_url::SourceUrl;
 
 /// Parts are not made smaller, in bytes: at the end of one a connection waits for a round trip or two, and brings
@@ -48,7 +46,7 @@ const TAKE_OVER_FASTER: f64 = 2.0;
 /// How often that is done for one body; each time the slowest is gone.
 const MAX_TAKE_OVERS: u32 = 16;
 
-/// Chunks that wait between the connections and the sink's queue.
+/// Chunks that wait for the sink.
 const QUEUE_CHUNKS: usize = 8;
 
 /// Where else parts of a body may come from.
@@ -119,7 +117,7 @@ pub(super) async fn receive(
     response: reqwest::Response,
     (got_bytes, there): (u64, &[Range<u64>]),
     bytes_per_second: Option<f64>,
-    queue: &Sender<Message>,
+    sink: &mut dyn BodySink,
 ) -> Result<(), NetError> {
     let (events, mut incoming) = mpsc::channel(QUEUE_CHUNKS);
     let places = places(whole, &others);
@@ -138,7 +136,7 @@ pub(super) async fn receive(
         vain: 0,
         take_overs: 0,
         own_error: None,
-        queue,
+        sink,
     };
     match bytes_per_second {
         Some(rate) => wide.width = wide.gauge.began_slow(rate),
@@ -156,7 +154,7 @@ pub(super) async fn receive(
         match event {
             Ok(Some(Event::Answered(id, route, validator))) => wide.answered(id, *route, validator),
             Ok(Some(Event::Bytes(id, bytes))) => wide.take(id, bytes)?,
-            Ok(Some(Event::End(id, url, end))) => wide.end(id, *url, end)?,
+            Ok(Some(Event::End(id, url, end))) => wide.end(id, &url, end)?,
             // The sender is ours: the queue does not close.
             Ok(None) | Err(_) => {}
         }
@@ -223,7 +221,7 @@ struct Wide<'a, 'w> {
     take_overs: u32,
     /// Why the server that began did not go on, if it did not.
     own_error: Option<NetError>,
-    queue: &'w Sender<Message>,
+    sink: &'w mut dyn BodySink,
 }
 
 impl Wide<'_, '_> {
@@ -418,8 +416,7 @@ impl Wide<'_, '_> {
             worker.brings = true;
             let place = &mut self.places[worker.place];
             if !place.brings {
-                let url = Box::new(place.route.current().clone());
-                hand_over(self.queue, Message::Helped(url), self.whole.interrupt)?;
+                self.sink.helped(place.route.current());
             }
             place.brought(worker.speed.add(count));
         }
@@ -428,11 +425,11 @@ impl Wide<'_, '_> {
             // If somebody else brings what follows, the worker must not go on.
             self.parts.swap_remove(index);
         }
-        hand_over(self.queue, Message::At(at, bytes), self.whole.interrupt)
+        self.sink.write_at(at, bytes).map_err(NetError::Sink)
     }
 
     /// A worker is done, or cannot go on. What it did not bring is brought by another one, as long as there are others.
-    fn end(&mut self, id: u64, url: SourceUrl, end: Result<(), NetError>) -> Result<(), NetError> {
+    fn end(&mut self, id: u64, url: &SourceUrl, end: Result<(), NetError>) -> Result<(), NetError> {
         let Some(index) = self.of_worker(id) else {
             return Ok(());
         };
@@ -453,9 +450,8 @@ impl Wide<'_, '_> {
         }
         let overload = retry.filter(|retry| retry.is_overload);
         if let Some(retry) = overload {
-            self.leave_alone(&url);
-            let refused = Message::Refused(Box::new(url), retry);
-            hand_over(self.queue, refused, self.whole.interrupt)?;
+            self.leave_alone(url);
+            self.sink.refused(url, retry);
         }
         if left == 0 {
             // What somebody else did is no fault of the one that began.
