@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use store_index::address::{ContentAddress, Method};
 use store_index::store_path::{FixedOutput, ItemName};
 
-use crate::support::server::{Answer, Server};
+use crate::support::server::{Answer, Manner, Server};
 use crate::support::{Run, TestEnv, names_in, noise, sri, wait_until};
 
 const STEP: usize = 64 * 1024;
@@ -182,9 +182,8 @@ fn standard_output_is_downloaded_once_too() {
     let body: Vec<u8> = b"0123456789abcde\n".repeat(3 << 16);
     let server = Server::start();
     let file = Answer::file(body.clone()).paced(STEP, Duration::from_millis(25));
-    // In the middle of it there is no length to go by.
-    for answer in [file, Answer::until_close(&body)] {
-        server.route("/big", answer);
+    for manner in [Manner::Honest, Manner::Unannounced] {
+        server.route("/big", file.clone().manner(manner));
         let before = server.requests().len();
         let to_stdout = || fetch(&env, &server, &body, "-").start();
         let leader = to_stdout();
@@ -197,7 +196,7 @@ fn standard_output_is_downloaded_once_too() {
             assert!(outcome.stdout.as_bytes() == body, "other bytes");
         }
         let requests = server.requests().len() - before;
-        assert_eq!(requests, 1);
+        assert_eq!(requests, 1, "{manner:?}");
         assert_eq!(names_in(&env.path("cache/fetch/spool")), [""; 0]);
         assert_eq!(names_in(&env.path("cache/fetch/locks")).len(), 1);
     }

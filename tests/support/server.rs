@@ -64,6 +64,8 @@ pub(crate) enum Manner {
     Honest,
     /// All, with 200.
     Whole,
+    /// The same, and no word about its length.
+    Unannounced,
     /// 416, whatever was asked.
     Refusing,
     /// Another status, whatever was asked.
@@ -542,9 +544,10 @@ impl Connection {
         let is_changed = request
             .header("if-range")
             .is_some_and(|validator| !file.headers.contains(validator));
+        let knows_none = matches!(file.manner, Manner::Whole | Manner::Unannounced);
         let range: Option<(usize, usize)> = request
             .header("range")
-            .filter(|_| !is_changed && file.manner != Manner::Whole)
+            .filter(|_| !is_changed && !knows_none)
             .and_then(|range| {
                 let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
                 let end = match last {
@@ -574,6 +577,7 @@ impl Connection {
                 let length = end - from;
                 (format!("206 Part\r\n{range}Content-Length: {length}"), from)
             }
+            None if file.manner == Manner::Unannounced => ("200 OK".to_owned(), 0),
             None => (format!("200 OK\r\nContent-Length: {whole}"), 0),
         };
         let head = format!(
