@@ -2,15 +2,20 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use fetcher::configuration::{Configuration, ConfiguredLimits};
 use fetcher::error::ErrorKind;
 use fetcher::report::{AttemptResult, Report};
 use fetcher::request::Request;
+use rustix::process::Signal;
 use store_index::address::Method;
 
+use crate::support::guix::{GuixStore, HANDED_OVER, flat};
 use crate::support::server::{Answer, Server};
-use crate::support::{Outcome, TestEnv, daemon, lacks, mode, names_in, nar_sri, noise, sri};
+use crate::support::{
+    NOBODY, Outcome, Run, TestEnv, daemon, lacks, mode, names_in, nar_sri, noise, sri, wait_until,
+};
 
 fn request(env: &TestEnv, method: Method, hash: &str, urls: &[String]) -> Request {
     daemon::request(env, method, hash, "hello", urls)
@@ -258,4 +263,119 @@ fn a_state_dir_of_the_administrator() {
     assert_eq!(names_in(&own.join("spool")), [""; 0]);
     // Deliveries are nobody else's business.
     assert!(!own.join("ledger").exists());
+}
+
+/// Where builds share a `state_dir`, one waits for another that downloads the same content, says so in its log, and no
+/// longer than the system's file allows.
+#[test]
+fn a_build_waits_for_another_as_long_as_it_may() {
+    if lacks(
+        "the system's file for builds that wait",
+        &["unshare", "mount", "setpriv"],
+        true,
+    ) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = GuixStore::new(&env);
+    let body = noise(3, 4 << 20);
+    // For longer than anybody waits here.
+    let file = Answer::file(body.clone()).paced(64 * 1024, Duration::from_millis(400));
+    let server = Server::with("/blob-a.bin", file);
+    for uid in [0, NOBODY] {
+        let own = env.path("state").join(uid.to_string());
+        fs_err::create_dir_all(&own).unwrap();
+        fs_err::set_permissions(&own, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&own, Some(uid), Some(uid)).unwrap();
+    }
+    let configured = format!("state_dir = '{}'\n", env.path("state").display());
+    let patient = env.write("patient.toml", &configured);
+    let impatient = env.write("impatient.toml", format!("{configured}lock = 1.5\n"));
+    let drv = store.derivation("flat-plain.drv", &flat(&body), Some(&server), &[]);
+    let guix = |file: &Path| store.perform(&drv).with_system_file(file);
+    let nix = |file: &Path, out: &str| {
+        env.fetch(["builder"])
+            .with_system_file(file)
+            .variable("NIX_STORE", env.path("store"))
+            .variable("out", env.out(out))
+            .variable("name", "blob")
+            .variable("outputHash", sri(&body))
+            .variable("url", server.url("/blob-a.bin"))
+    };
+    let check = |leader: Run<'_>, follower: Run<'_>, code: i32| {
+        let before = server.requests().len();
+        let leader = leader.start();
+        wait_until("the first build is at it", || {
+            server.requests().len() > before && server.serving() > 0
+        });
+        // The daemon gives each build an output of its own.
+        drop(fs_err::remove_file(&drv.output));
+        let started = Instant::now();
+        let outcome = follower.go().exits(code);
+        let took = started.elapsed();
+        let leaders = format!("process {} on ", leader.id());
+        let outcome = outcome.says(&format!("waiting for {leaders}"));
+        let last = outcome.stderr.rsplit("so far").next().unwrap();
+        assert!(
+            last.contains(&leaders) && last.contains("downloads the same content"),
+            "{outcome}"
+        );
+        assert!(took >= Duration::from_millis(1500), "{took:?} {outcome}");
+        assert_eq!(server.requests().len(), before + 1, "{outcome}");
+        leader.signal(Signal::KILL);
+        leader.wait();
+        wait_until("the server has noticed", || server.serving() == 0);
+    };
+    check(nix(&patient, "one"), nix(&impatient, "two"), 1);
+    // The real guix has its turn.
+    check(guix(&patient), guix(&impatient), HANDED_OVER);
+}
+
+/// Nix's own environment goes before the administrator's file, that before the derivation, and the built-in sites last.
+#[test]
+fn sites_of_mirrors_in_builds() {
+    if lacks("the system's file in builds", &["unshare", "mount"], true) {
+        return;
+    }
+    let env = TestEnv::new();
+    let server = Server::start();
+    let sites = ["nix", "file", "derivation"];
+    for site in sites {
+        server.route(&format!("/{site}/hello-2.10"), Answer::body("hello\n"));
+    }
+    let mirrors = |site: &str| server.url(&format!("/{site}/"));
+    let configured = env.write(
+        "system.toml",
+        format!("[mirror_sites]\ngnu = ['{}']\n", mirrors("file")),
+    );
+    let nothing = env.write("empty.toml", "");
+    let build = |file: &Path| {
+        drop(fs_err::remove_file(env.out("made")));
+        env.fetch(["builder"])
+            .with_system_file(file)
+            .variable("NIX_STORE", env.path("store"))
+            .variable("out", env.out("made"))
+            .variable("name", "made")
+            .variable("outputHash", sri(b"hello\n"))
+            .variable("url", "mirror://gnu/hello-2.10")
+    };
+    let asked = || {
+        let requests = server.requests();
+        requests.last().unwrap().line.clone()
+    };
+    let (nix, derivation) = (mirrors("nix"), mirrors("derivation"));
+    let all = build(&configured).variable("FETCH_MIRRORS_gnu", &derivation);
+    all.variable("NIX_MIRRORS_gnu", &nix).go().exits(0);
+    assert_eq!(asked(), "GET /nix/hello-2.10 HTTP/1.1");
+    let two = build(&configured).variable("FETCH_MIRRORS_gnu", &derivation);
+    two.go().exits(0);
+    assert_eq!(asked(), "GET /file/hello-2.10 HTTP/1.1");
+    let one = build(&nothing).variable("FETCH_MIRRORS_gnu", &derivation);
+    one.go().exits(0);
+    assert_eq!(asked(), "GET /derivation/hello-2.10 HTTP/1.1");
+    build(&nothing)
+        .variable("FETCH_OFFLINE", "1")
+        .go()
+        .exits(1)
+        .says("https://ftp.gnu.org/pub/gnu/hello-2.10 is skipped");
 }

@@ -14,6 +14,16 @@ fn hello(env: &TestEnv) -> Run<'_> {
         .args(["--retry-budget", "0"])
 }
 
+/// Returns the URLs that `fetch explain` says would be asked, in its order.
+fn urls_to_ask(explained: &str) -> Vec<String> {
+    let asked = explained
+        .lines()
+        .filter_map(|line| line.split_once("would ask"));
+    let url = asked.map(|(_, rest)| rest.trim().split([' ', '[']).next().unwrap());
+    url.map(|url| url.trim_end_matches(':').to_owned())
+        .collect()
+}
+
 fn hello_nix32() -> String {
     let digest = digest(store_index::digest::Algorithm::Sha256, b"hello\n");
     nix32::encode(digest.as_bytes())
@@ -40,11 +50,14 @@ fn sites_are_replaced_by_the_environment() {
             "mirror://gnu/hello/hello-2.10",
         ])
         .go();
-    assert!(
-        explained
-            .stdout
-            .contains("https://ftp.gnu.org/pub/gnu/hello/hello-2.10, https://"),
-        "{explained}"
+    let asked: Vec<_> = urls_to_ask(&explained.stdout);
+    let path = "hello/hello-2.10";
+    assert_eq!(
+        asked,
+        [
+            format!("https://ftp.gnu.org/pub/gnu/{path}"),
+            format!("https://ftpmirror.gnu.org/{path}")
+        ]
     );
     fs_err::remove_file(env.out("hello")).unwrap();
     hello(&env)
@@ -299,12 +312,32 @@ fn archives_are_asked_last() {
     assert_eq!(digits.map(str::len), Some(14), "{}", asked.line);
     // Other hashes are not known there, and explain says so without asking.
     let explained = env
-        .fetch(["explain", HELLO, "--no-local", "--archive", &named])
+        .fetch(["explain", HELLO, "--no-local", "--name", "hello"])
+        .args(["--mirror", "http://mirror.example/"])
+        .args(["--archive", &named, "--archive", "internet-archive"])
+        .arg(upstream.url("/hello?token=1"))
         .go();
+    let asked = urls_to_ask(&explained.stdout);
+    let nix32 = hello_nix32();
+    let mirror = [
+        format!("sha256/{HELLO_HEX}"),
+        format!("sha256/{nix32}"),
+        format!("file/hello/sha256/{nix32}"),
+        "layout.conf".to_owned(),
+    ];
+    let mut expected = mirror
+        .map(|path| format!("http://mirror.example/{path}"))
+        .to_vec();
+    expected.push(upstream.url("/hello"));
+    expected.push(heritage.url(&format!("/api/1/content/sha256:{HELLO_HEX}/raw/")));
+    let (internet, others) = asked.split_last().unwrap();
+    assert_eq!(others, expected, "{explained}");
+    let archived = format!("id_/{}", upstream.url("/hello"));
     assert!(
-        explained.stdout.contains("archive     would ask"),
+        internet.starts_with("https://web.archive.org/web/2") && internet.ends_with(&archived),
         "{explained}"
     );
+    assert!(!explained.stdout.contains("token"), "{explained}");
     for bad in ["swh", "software-heritage=ftp://h/"] {
         quick().args(["--archive", bad]).go().exits(2);
     }
@@ -434,7 +467,7 @@ fn url_rules() {
         .go();
     assert!(explained.stdout.contains(&rule), "{explained}");
     let instead = format!(
-        "{} in place of {}",
+        "{}: in place of {}",
         inside.url("/proxy/pub/hello"),
         outside.url("/pub/hello")
     );

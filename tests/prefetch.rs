@@ -68,12 +68,7 @@ fn an_archive_is_unpacked_and_its_tree_told() {
     let env = TestEnv::new();
     let store = NixStore::new(&env);
     env.write("hello-1.0/src/hello.c", "int main;\n");
-    let archive = env.path("hello-1.0.tar.gz");
-    let packed = Command::new("tar")
-        .args(["-C", env.path("").to_str().unwrap(), "-czf"])
-        .args([&archive, Path::new("hello-1.0")])
-        .status();
-    assert!(packed.unwrap().success());
+    let archive = packed(&env, "hello-1.0");
     let server = Server::with("/page", Answer::body("<html>no archive</html>"));
     server.route(
         "/hello-1.0.tar.gz",
@@ -106,6 +101,103 @@ fn an_archive_is_unpacked_and_its_tree_told() {
         .exits(4)
         .says("archive");
     assert!(names_in(&env.path("tmp")).is_empty() && env.outputs().is_empty());
+}
+
+/// A body for which there is no room costs one URL, as a fetch with a hash has it.
+#[test]
+fn what_has_no_room_is_passed_over() {
+    if lacks("what_has_no_room_is_passed_over", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let content = noise(1, 7_000);
+    env.write("hello-1.0/hello.c", "int main;\n");
+    let archive = packed(&env, "hello-1.0");
+    let server = Server::with("/hello-1.0.tar.gz", Answer::claiming(1 << 59, b"some"));
+    server.route("/flat/hello-1.0.tar.gz", Answer::body(&content));
+    let packed = fs_err::read(&archive).unwrap();
+    server.route("/packed/hello-1.0.tar.gz", Answer::body(packed));
+    let run = |more: &[&str]| {
+        let run = prefetch(&env, &store).args(["--max-bytes", "1152921504606846976"]);
+        run.args(more).arg(server.url("/hello-1.0.tar.gz"))
+    };
+    for unpack in [&[][..], &["--unpack", "--name", "source"]] {
+        run(unpack).go().exits(7).says("not enough space");
+    }
+    let flat = run(&[]).arg(server.url("/flat/hello-1.0.tar.gz"));
+    let flat = flat.go().exits(0).says("not enough space");
+    assert_eq!(flat.stdout.lines().nth(1), Some(&*sri(&content)));
+    let tree = run(&["--unpack", "--name", "source"]);
+    let tree = tree.arg(server.url("/packed/hello-1.0.tar.gz"));
+    let tree = tree.go().exits(0);
+    let hash = crate::unpack::tree_sri(&env.path("hello-1.0"));
+    assert_eq!(tree.stdout.lines().nth(1), Some(&*hash));
+    assert!(names_in(&env.path("tmp")).is_empty() && env.outputs().is_empty());
+}
+
+/// A file:// URL of the command line names a file of this machine, whether its hash is known or not.
+#[test]
+fn files_of_this_machine_are_prefetched() {
+    if lacks("files_of_this_machine_are_prefetched", NIX, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let store = NixStore::new(&env);
+    let content = noise(1, 70_000);
+    let file = env.write("a folder/hello-1.0.bin", &content);
+    env.write("hello-1.0/hello.c", "int main;\n");
+    let archive = packed(&env, "hello-1.0");
+    let url = |path: &Path| format!("file://{}", path.to_str().unwrap().replace(' ', "%20"));
+    let run = |more: &[&str]| prefetch(&env, &store).args(more).arg("--offline");
+    let outcome = run(&[&url(&file)]).go().exits(0);
+    let lines: Vec<_> = outcome.stdout.lines().collect();
+    assert!(lines[0].ends_with("-hello-1.0.bin"), "{outcome}");
+    assert_eq!(fs_err::read(lines[0]).unwrap(), content);
+    assert_eq!(lines[1], sri(&content));
+    let outcome = run(&["--executable", "--name", "hello", &url(&file)]);
+    let outcome = outcome.go().exits(0);
+    assert_eq!(
+        outcome.stdout.lines().nth(1),
+        Some(&*nar_sri(&content, true))
+    );
+    let hash = crate::unpack::tree_sri(&env.path("hello-1.0"));
+    for known in [&[][..], &["--hash", &hash]] {
+        // Another name is another item.
+        let name = format!("source-{}", known.len());
+        let unpack = ["--unpack", "--name", &name, &url(&archive)];
+        let outcome = run(&unpack).args(known).go().exits(0);
+        let lines: Vec<_> = outcome.stdout.lines().collect();
+        assert_eq!(lines[1], hash);
+        let hello = fs_err::read(format!("{}/hello.c", lines[0])).unwrap();
+        assert_eq!(hello, b"int main;\n");
+    }
+    // What is no archive, or not there, is passed over; of the network nothing is asked.
+    let server = Server::with("/hello", Answer::body("hello"));
+    let missing = url(&env.path("missing"));
+    let unpack = ["--unpack", "--name", "again"];
+    let tried = run(&unpack).args([&missing, &url(&file), &server.url("/x.tar"), &url(&archive)]);
+    assert_eq!(tried.go().exits(0).stdout.lines().nth(1), Some(&*hash));
+    let tried = run(&[]).args([&missing, &server.url("/hello"), &url(&file)]);
+    assert_eq!(
+        tried.go().exits(0).stdout.lines().nth(1),
+        Some(&*sri(&content))
+    );
+    run(&[&missing]).go().exits(3);
+    run(&unpack).arg(&missing).go().exits(3);
+    assert_eq!(server.connections(), 0);
+    assert!(names_in(&env.path("tmp")).is_empty() && env.outputs().is_empty());
+}
+
+/// Packs a folder of the test.
+fn packed(env: &TestEnv, folder: &str) -> std::path::PathBuf {
+    let archive = env.path(format!("{folder}.tar.gz"));
+    let packed = Command::new("tar")
+        .args(["-C", env.path("").to_str().unwrap(), "-czf"])
+        .args([&archive, Path::new(folder)])
+        .status();
+    assert!(packed.unwrap().success());
+    archive
 }
 
 #[test]

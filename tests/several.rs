@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use store_index::address::{ContentAddress, Method};
 use store_index::store_path::{FixedOutput, ItemName};
 
-use crate::support::server::{Answer, Server};
+use crate::support::server::{Answer, Manner, Server};
 use crate::support::{Run, TestEnv, names_in, noise, sri, wait_until};
 
 const STEP: usize = 64 * 1024;
@@ -173,6 +173,36 @@ fn a_leader_that_fails_is_succeeded() {
     leader.wait().exits(5);
     assert!(env.output("second") == body);
     assert_eq!(server.sent_bytes(), body.len() as u64);
+}
+
+/// What goes to standard output lies nowhere afterwards: for those who wait it stays in the spool, whole.
+#[test]
+fn standard_output_is_downloaded_once_too() {
+    let env = TestEnv::new();
+    let body: Vec<u8> = b"0123456789abcde\n".repeat(3 << 16);
+    let server = Server::start();
+    let file = Answer::file(body.clone()).paced(STEP, Duration::from_millis(25));
+    for manner in [Manner::Honest, Manner::Unannounced] {
+        server.route("/big", file.clone().manner(manner));
+        let before = server.requests().len();
+        let to_stdout = || fetch(&env, &server, &body, "-").start();
+        let leader = to_stdout();
+        wait_until("the download has begun", || {
+            server.requests().len() > before
+        });
+        let followers: Vec<_> = (0..3).map(|_| to_stdout()).collect();
+        for process in std::iter::once(leader).chain(followers) {
+            let outcome = process.wait().exits(0);
+            assert!(outcome.stdout.as_bytes() == body, "other bytes");
+        }
+        let requests = server.requests().len() - before;
+        assert_eq!(requests, 1, "{manner:?}");
+        assert_eq!(names_in(&env.path("cache/fetch/spool")), [""; 0]);
+        assert_eq!(names_in(&env.path("cache/fetch/locks")).len(), 1);
+    }
+    // Nobody waits: nothing stays.
+    fetch(&env, &server, &body, "-").go().exits(0);
+    assert_eq!(names_in(&env.path("cache/fetch/spool")), [""; 0]);
 }
 
 /// Those who waited for a leader that failed fail soon after it, not each with all tries and pauses.

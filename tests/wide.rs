@@ -1,6 +1,8 @@
 //! Several connections for one large file: when one is slow, as long as more make it faster, and never at the price of
 //! a wrong byte.
 
+mod mirrors;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -19,13 +19,13 @@ use crate::disk;
 use crate::hashing::Hashing;
 use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
 use crate::net::{
-    self, Access, BodySink, BodyStart, Client, Delivered, Limits, NetClass, NetError, Resume,
-    Retry, Trust,
+    self, Access, BodySink, BodyStart, Client, Delivered, Limits, NetClass, NetError, Others,
+    Resume, Retry, Trust,
 };
 use crate::request::Request;
 use crate::source_url::SourceUrl;
 use crate::staging::StagedFile;
-use crate::state::{Claim, Failures, Partial, Parts, SPOOL_ABOVE_BYTES};
+use crate::state::{Claim, Memory, Partial, Parts, SPOOL_ABOVE_BYTES};
 use crate::verify::{FileCheck, Verdict};
 
 /// How much may come of a body without a length before the disk is looked at again, in bytes.
@@ -78,7 +78,13 @@ pub(crate) struct Downloader {
     trusting: Option<Client>,
     /// The last answer came from one.
     came_from_anybody: bool,
-    failures: Arc<Failures>,
+    memory: Option<Memory>,
+    /// Who else may have parts of what is asked for.
+    others: Vec<SourceUrl>,
+    /// What several servers brought did not fit together once: from then on they are asked one at a time.
+    one_at_a_time: bool,
+    /// What is worth saying of what landed.
+    remark: Option<String>,
 }
 
 /// Why a download did not land.
@@ -118,7 +124,10 @@ impl Downloader {
             may_trust_anybody: false,
             trusting: None,
             came_from_anybody: false,
-            failures: Arc::default(),
+            memory: None,
+            others: Vec::new(),
+            one_at_a_time: false,
+            remark: None,
         }
     }
 
@@ -128,14 +137,30 @@ impl Downloader {
         self
     }
 
+    /// Lets it take only what is of one version of a file, where no hash proves that.
+    pub(crate) const fn one_at_a_time(mut self) -> Self {
+        self.one_at_a_time = true;
+        self
+    }
+
     /// Returns true if nothing vouched for the server that answered last.
     pub(crate) const fn came_from_anybody(&self) -> bool {
         self.came_from_anybody
     }
 
     /// Tells it which hosts are to be left alone.
-    pub(crate) fn set_failures(&mut self, failures: Failures) {
-        self.failures = Arc::new(failures);
+    pub(crate) fn set_memory(&mut self, memory: Memory) {
+        self.memory = Some(memory);
+    }
+
+    /// Tells it who else may have parts of what is asked for next.
+    pub(crate) fn set_others(&mut self, others: Vec<SourceUrl>) {
+        self.others = others;
+    }
+
+    /// Returns what is worth saying of what landed last.
+    pub(crate) const fn take_remark(&mut self) -> Option<String> {
+        self.remark.take()
     }
 
     /// Returns the network stack.
@@ -186,13 +211,15 @@ impl Downloader {
         claim: Option<&Claim>,
         watch: Watch<'_>,
     ) -> Result<Verdict, DownloadError> {
+        self.remark = None;
         let partial = claim.and_then(Claim::partial);
-        let (verdict, is_spliced) = self.land_behind(partial, url, request, room, claim, watch)?;
+        let (verdict, origin) = self.land_behind(partial, url, request, room, claim, watch)?;
         match verdict {
-            Verdict::Wrong { .. } if is_spliced => {
-                watch.progress.note(&format!(
-                    "what has come in parts does not fit together: {url} is asked for the whole"
-                ));
+            Verdict::Wrong { .. } if origin.is_spliced() => {
+                let wrong = self.doubt(url, &origin);
+                watch
+                    .progress
+                    .note(&format!("{wrong}: {url} is asked for the whole"));
                 if let Some(claim) = claim {
                     claim.clear();
                 }
@@ -205,8 +232,22 @@ impl Downloader {
         }
     }
 
-    /// Downloads what is missing behind what is there. Returns also whether a wrong whole proves nothing about the URL:
-    /// it is put together from several answers, and nothing says that they are of one version of the file.
+    /// Remembers that a whole that was put together is wrong, which proves nothing about anybody. Returns what to say.
+    pub(crate) fn doubt(&mut self, url: &SourceUrl, origin: &Origin) -> String {
+        self.one_at_a_time |= origin.is_mixed;
+        if origin.helpers.is_empty() {
+            return "what has come in parts does not fit together".to_owned();
+        }
+        let servers = origin.helpers.join(", ");
+        let remark = format!(
+            "what came in parts from {} and {servers} does not fit together",
+            server(url)
+        );
+        self.remark = Some(remark.clone());
+        remark
+    }
+
+    /// Downloads what is missing behind what is there. Returns also how it came together.
     fn land_behind(
         &mut self,
         partial: Option<Partial>,
@@ -215,7 +256,7 @@ impl Downloader {
         room: &mut StagedFile,
         claim: Option<&Claim>,
         watch: Watch<'_>,
-    ) -> Result<(Verdict, bool), DownloadError> {
+    ) -> Result<(Verdict, Origin), DownloadError> {
         let mut check = FileCheck::new(&request.address, request.executable, false, None);
         if let (Some(partial), Some(claim)) = (&partial, claim) {
             if let Some(length) = claim.length() {
@@ -248,11 +289,12 @@ impl Downloader {
             watch,
         );
         self.get(&mut landing, watch)?;
-        let is_spliced = landing.went_on || landing.is_mixed;
+        let origin = landing.origin();
         let Landing { room, check, .. } = landing;
         let (check, _) = check.expect("the check stays");
+        self.note_helpers(&origin);
         match check.finish().finish(&room.file) {
-            Ok(verdict) => Ok((verdict, is_spliced)),
+            Ok(verdict) => Ok((verdict, origin)),
             Err(error) => {
                 // What cannot be read now cannot be read by the next run either.
                 if let Some(claim) = claim {
@@ -263,24 +305,36 @@ impl Downloader {
         }
     }
 
+    /// Says whose parts are in what landed.
+    fn note_helpers(&mut self, origin: &Origin) {
+        if !origin.helpers.is_empty() {
+            let helpers = origin.helpers.join(", ");
+            self.remark = Some(format!("parts of it came from {helpers}"));
+        }
+    }
+
     /// Downloads what is to be unpacked. `room` is empty; what it is afterwards has the archive. Returns its length in
-    /// bytes, and whether it was put together from several answers.
+    /// bytes, and how it came together.
     pub(crate) fn land_archive(
         &mut self,
         url: &SourceUrl,
         room: &mut StagedFile,
         claim: Option<&Claim>,
         watch: Watch<'_>,
-    ) -> Result<(u64, bool), DownloadError> {
+    ) -> Result<(u64, Origin), DownloadError> {
         // Several archives have the same content: only one of that name is gone on with.
+        let name = url.default_name().ok();
+        self.others
+            .retain(|other| name.is_some() && other.default_name().ok() == name);
         let partial = claim
             .filter(|claim| claim.is_of(url))
             .and_then(Claim::partial);
         let mut landing = self.landing(url, room, (claim, partial), None, watch);
         self.get(&mut landing, watch)?;
-        let is_spliced = landing.went_on || landing.is_mixed;
+        let origin = landing.origin();
         let metadata = room.file.metadata().map_err(DownloadError::Write)?;
-        Ok((metadata.len(), is_spliced))
+        self.note_helpers(&origin);
+        Ok((metadata.len(), origin))
     }
 
     /// Nothing has landed yet.
@@ -301,7 +355,13 @@ impl Downloader {
             progress: watch.progress,
             unlooked_bytes: None,
             reserve: self.limits.disk_reserve,
-            failures: Arc::clone(&self.failures),
+            memory: self.memory.clone(),
+            others: match self.one_at_a_time {
+                true => Vec::new(),
+                false => self.others.clone(),
+            },
+            one_at_a_time: self.one_at_a_time,
+            helpers: Vec::new(),
             parts: None,
             hashed_bytes: 0,
             interrupt: watch.interrupt,
@@ -362,6 +422,7 @@ impl Downloader {
             Err(error)
                 if error.is_of_trust() && !landing.has_begun && self.may_trust_anybody(url) =>
             {
+                landing.others.clear();
                 let client = self.trusting_client(url, &error.to_string(), watch)?;
                 Ok(client.get(url, resume, landing, watch.interrupt))
             }
@@ -463,6 +524,33 @@ impl From<NetError> for DownloadError {
     }
 }
 
+/// How a whole came together.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// What was there before is part of it.
+    went_on: bool,
+    /// It came in parts that nothing says are of one version of the file.
+    is_mixed: bool,
+    /// The servers that brought parts, but for the one that was asked.
+    helpers: Vec<String>,
+}
+
+impl Origin {
+    /// Returns true if a wrong whole proves nothing about the URL.
+    pub(crate) const fn is_spliced(&self) -> bool {
+        self.went_on || self.is_mixed
+    }
+}
+
+/// Names a server for people.
+fn server(url: &SourceUrl) -> String {
+    let host = url.host().unwrap_or_default();
+    match url.url().port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
 struct Landing<'a> {
     /// What is asked, before any redirect.
     url: &'a SourceUrl,
@@ -484,11 +572,17 @@ struct Landing<'a> {
     has_validator: bool,
     /// A server has answered with a body.
     has_begun: bool,
-    /// It came over several connections without that.
+    /// It came over several connections without that, or from several servers.
     is_mixed: bool,
     /// What stays free on the disk, if that was configured.
     reserve: Option<u64>,
-    failures: Arc<Failures>,
+    memory: Option<Memory>,
+    /// Who else may have parts of it.
+    others: Vec<SourceUrl>,
+    /// Nothing is taken that may be of several versions.
+    one_at_a_time: bool,
+    /// The servers that brought parts, but for the one that was asked.
+    helpers: Vec<String>,
     /// What was there became part of the whole.
     went_on: bool,
     /// The room beside the output, while the spool is the room.
@@ -498,6 +592,14 @@ struct Landing<'a> {
 }
 
 impl Landing<'_> {
+    fn origin(&mut self) -> Origin {
+        Origin {
+            went_on: self.went_on,
+            is_mixed: self.is_mixed,
+            helpers: std::mem::take(&mut self.helpers),
+        }
+    }
+
     /// Goes on behind what is there.
     fn go_on(&mut self) -> io::Result<()> {
         if let (Some(claim), Some(partial)) = (self.claim, self.partial.take()) {
@@ -661,7 +763,7 @@ fn is_on_one_disk(one: &File, other: &File) -> bool {
 
 impl BodySink for Landing<'_> {
     fn left_alone(&self, url: &SourceUrl) -> Option<Duration> {
-        self.failures.pause(url)
+        self.memory.as_ref()?.failures().pause(url)
     }
 
     fn start(&mut self, start: &BodyStart) -> io::Result<()> {
@@ -700,16 +802,40 @@ impl BodySink for Landing<'_> {
         Ok(())
     }
 
-    fn widen(&mut self, got_bytes: u64) -> io::Result<bool> {
-        if self.parts.is_some() {
-            return Ok(true);
+    fn widen(&mut self, got_bytes: u64) -> io::Result<Option<Others>> {
+        if self.parts.is_none() {
+            if self.one_at_a_time && !self.has_validator {
+                return Ok(None);
+            }
+            let claim = self.claim.filter(|_| self.room.is_in_spool());
+            // Without a record holes would count as content in the next run.
+            self.is_mixed |= !self.has_validator;
+            self.parts = Parts::new(got_bytes, &[], claim).ok();
+            self.hashed_bytes = got_bytes;
         }
-        let claim = self.claim.filter(|_| self.room.is_in_spool());
-        // Without a record holes would count as content in the next run.
-        self.is_mixed |= !self.has_validator;
-        self.parts = Parts::new(got_bytes, &[], claim).ok();
-        self.hashed_bytes = got_bytes;
-        Ok(self.parts.is_some())
+        if self.parts.is_none() {
+            return Ok(None);
+        }
+        let mut others = Others {
+            urls: self.others.clone(),
+            ..Others::default()
+        };
+        if let Some(memory) = &self.memory {
+            let failures = memory.read_again();
+            others.left_alone = Some(Arc::new(move |url| failures.pause(url)));
+        }
+        Ok(Some(others))
+    }
+
+    fn helped(&mut self, url: &SourceUrl) {
+        self.is_mixed = true;
+        self.helpers.push(server(url));
+    }
+
+    fn refused(&mut self, url: &SourceUrl, retry: Retry) {
+        if let (Some(memory), Some(pause)) = (&self.memory, retry.pause_for_all()) {
+            memory.note_pause(url, pause);
+        }
     }
 
     fn write_at(&mut self, offset: u64, chunk: Bytes) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use store_index::address::ContentAddress;
 use store_index::watch::Watch;
 
 use crate::net::Rules;
@@ -10,8 +11,9 @@ use crate::places::Places;
 use crate::request::Request;
 use crate::source::{self, Candidate, CandidatePlace, Lookup};
 use crate::stale_hash;
+use crate::state::Failures;
 
-/// The answer of one source.
+/// The answer of one source; of one that would ask the network, one for each URL.
 #[derive(Debug, Serialize)]
 pub struct Answer {
     kind: &'static str,
@@ -37,6 +39,7 @@ pub struct Explanation {
 /// Asks every source.
 pub fn explain(request: &Request, places: &Places, rules: &Rules, watch: Watch<'_>) -> Explanation {
     let mut answers = Vec::new();
+    let failures = places.state.failures();
     for mut source in source::in_order(places, request) {
         if watch.interrupted() {
             break;
@@ -58,13 +61,11 @@ pub fn explain(request: &Request, places: &Places, rules: &Rules, watch: Watch<'
         let (kind, location) = (source.kind().name(), source.location());
         match lookup {
             Lookup::Found(candidates) if source.is_network() => {
-                let reservation = source.reservation(request, &places.state);
-                let (is_asked, by_rules) = ruled(&candidates, rules);
-                let reason = by_rules.into_iter().chain(reservation);
-                let reason = Some(reason.collect::<Vec<_>>().join("; "));
-                let answer = if is_asked { "would ask" } else { "skipped" };
-                let reason = reason.filter(|reason| !reason.is_empty());
-                push(kind, location, answer, reason, None);
+                for candidate in candidates {
+                    let (answer, location, reason) =
+                        asked(&candidate, rules, &failures, &request.address);
+                    push(kind, location, answer, reason, None);
+                }
             }
             Lookup::Found(candidates) => {
                 for candidate in candidates {
@@ -106,26 +107,35 @@ pub fn explain(request: &Request, places: &Places, rules: &Rules, watch: Watch<'
     }
 }
 
-/// Returns whether one of the candidates would be asked, and what the rules of the configuration change.
-fn ruled(candidates: &[Candidate], rules: &Rules) -> (bool, Vec<String>) {
-    let (mut is_asked, mut changes) = (false, Vec::new());
-    for candidate in candidates {
-        let url = match &candidate.place {
-            CandidatePlace::Url(url) | CandidatePlace::MirrorOf(url) => url,
-            CandidatePlace::Clone(clone) => &clone.source.url,
-            _ => continue,
-        };
-        match rules.apply(url) {
-            Ok(asked) => {
-                is_asked = true;
-                if asked != *url {
-                    changes.push(format!("{asked} in place of {}", candidate.location));
-                }
-            }
-            Err(blocked) => changes.push(format!("{} is {blocked}", candidate.location)),
+/// Returns what would become of a URL, the one that would be asked by the rules of the configuration, and why, or what
+/// is remembered of it.
+fn asked(
+    candidate: &Candidate,
+    rules: &Rules,
+    failures: &Failures,
+    address: &ContentAddress,
+) -> (&'static str, String, Option<String>) {
+    let location = candidate.location.clone();
+    let (url, mut reasons) = match &candidate.place {
+        CandidatePlace::Url(url) => (url, Vec::new()),
+        CandidatePlace::MirrorOf(url) => {
+            let why = "says how the mirror names files, if it has none by the names above";
+            (url, vec![why.to_owned()])
         }
-    }
-    (is_asked, changes)
+        CandidatePlace::Clone(clone) => (&clone.source.url, Vec::new()),
+        _ => return ("would ask", location, None),
+    };
+    let (answer, location, url) = match rules.apply(url) {
+        Ok(asked) if asked == *url => ("would ask", location, asked),
+        Ok(asked) => {
+            reasons.push(format!("in place of {location}"));
+            ("would ask", asked.to_string(), asked)
+        }
+        Err(blocked) => return ("skipped", location, Some(blocked.to_string())),
+    };
+    reasons.extend(failures.describe(&url, address));
+    let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+    (answer, location, reason)
 }
 
 /// Returns the size of a candidate that is a file, in bytes.

@@ -30,10 +30,10 @@ use crate::net::Retry;
 use crate::publish;
 use crate::report::AttemptResult;
 use crate::request::{Request, Target};
-use crate::source::{Candidate, CandidatePlace};
+use crate::source::{Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging::{self, Place, StagedFile};
-use crate::state::{Claim, Failures};
+use crate::state::{Claim, Memory};
 use crate::verdict;
 use crate::verify::{FileCheck, Verdict};
 
@@ -169,8 +169,13 @@ impl<'a> Landing<'a> {
     }
 
     /// Tells it which hosts are to be left alone.
-    pub(crate) fn set_failures(&mut self, failures: &Failures) {
-        self.downloader.set_failures(failures.clone());
+    pub(crate) fn set_memory(&mut self, memory: Memory) {
+        self.downloader.set_memory(memory);
+    }
+
+    /// Tells it who else may have parts of what is asked for next.
+    pub(crate) fn set_others(&mut self, others: Vec<SourceUrl>) {
+        self.downloader.set_others(others);
     }
 
     /// Tells those who wait for the right to download that nobody had what is wanted.
@@ -211,6 +216,11 @@ impl<'a> Landing<'a> {
             return Err(self.write_error(&error));
         }
         match &candidate.place {
+            CandidatePlace::Local { root, path, .. }
+                if self.request.unpack && candidate.kind == SourceKind::Url =>
+            {
+                self.land_archive_here(candidate, root, path)
+            }
             CandidatePlace::Local { root, path, size } => {
                 self.land_local(candidate, root, path, *size, &[Skip::Nothing])
             }
@@ -240,11 +250,25 @@ impl<'a> Landing<'a> {
                     self.downloader
                         .land(url, self.request, room, self.claim.as_ref(), self.watch);
                 self.watch.progress.end();
-                match self.downloaded(landed)? {
-                    Ok(verdict) => self.judge_body(candidate, url, verdict),
-                    Err(not_it) => Ok(Landed::NotIt(not_it)),
-                }
+                let remark = self.downloader.take_remark();
+                let mut landed = match self.downloaded(landed)? {
+                    Ok(verdict) => self.judge_body(candidate, url, verdict)?,
+                    Err(not_it) => Landed::NotIt(not_it),
+                };
+                self.add_remark(&mut landed, remark);
+                Ok(landed)
             }
+        }
+    }
+
+    /// Says with what became of a download how it came together, if that is worth it.
+    fn add_remark(&mut self, landed: &mut Landed, remark: Option<String>) {
+        match (landed, remark) {
+            (Landed::NotIt(not_it), Some(remark)) => {
+                not_it.reason = format!("{}; {remark}", not_it.reason);
+            }
+            (Landed::NotIt(_), None) => {}
+            (Landed::Delivered { .. }, remark) => self.remark = remark,
         }
     }
 
@@ -417,10 +441,18 @@ impl<'a> Landing<'a> {
             self.keep_wrong(wrong, &self.landed().file, url);
             self.remember_wrong(candidate);
         }
-        // Right or wrong, nothing is to be gone on with.
         if let Some(claim) = &self.claim {
-            self.staged = self.staged.take().filter(|staged| !staged.is_in_spool());
-            claim.clear();
+            let in_spool = self.staged.take_if(|staged| staged.is_in_spool()).is_some();
+            let is_wanted = claim.is_wanted();
+            match landed {
+                Landed::Delivered { bytes, .. }
+                    if in_spool && is_wanted && self.place.is_none() =>
+                {
+                    claim.leave_whole(bytes);
+                }
+                // Right or wrong, nothing is to be gone on with.
+                _ => claim.clear(),
+            }
         }
         Ok(landed)
     }

@@ -89,6 +89,11 @@ impl MirrorSites {
         self.0.insert(site.to_owned(), urls);
     }
 
+    /// Returns true if a site has URLs that are not the built-in ones.
+    pub(crate) fn has_own(&self, site: &str) -> bool {
+        self.0.contains_key(site)
+    }
+
     /// Returns the URLs behind a `mirror://` URL: none if it is another kind of URL, or its site is unknown. A mirror
     /// that makes no URL is left out.
     pub fn expand(&self, url: &SourceUrl) -> Vec<SourceUrl> {

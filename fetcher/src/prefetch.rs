@@ -2,6 +2,7 @@
 //! a download or clone that tells it.
 
 mod download;
+mod here;
 mod report;
 
 use std::time::Instant;
@@ -63,6 +64,7 @@ pub fn run(
             listener,
             watch,
             attempts: &mut attempts,
+            no_room: None,
         };
         downloads
             .first(policy)

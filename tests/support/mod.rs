@@ -33,7 +33,7 @@ pub(crate) use self::lacks::{is_root, lacks, skipped};
 const RUN_LIMIT: Duration = Duration::from_secs(90);
 
 /// The name and the numeric id of the user that runs what must not run as root.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A folder that goes when the test ends, and programs that see nothing but it.
 #[derive(Debug)]
@@ -249,6 +249,7 @@ impl Run<'_> {
     /// Runs it after a shell has mounted something that nobody else sees.
     fn in_own_mounts(mut self, script: &str, args: &[&Path]) -> Self {
         let script = format!("{script} && shift {} && exec \"$@\"", args.len());
+        let inner = std::mem::take(&mut self.wrapper);
         self.wrapper = [
             "unshare",
             "--mount",
@@ -261,6 +262,7 @@ impl Run<'_> {
         .into();
         self.wrapper.extend([script.into(), "sh".into()]);
         self.wrapper.extend(args.iter().map(OsString::from));
+        self.wrapper.extend(inner);
         self
     }
 

@@ -49,6 +49,8 @@ struct ServedFile {
     manner: Manner,
     /// The connection is closed when so much of an answer's body was sent.
     cut_after: Option<usize>,
+    /// Nothing more comes when so much of an answer's body was sent, and the connection stays open.
+    hang_after: Option<usize>,
     /// So much at a time, with a pause after each.
     pace: Option<(usize, Duration)>,
     /// All connections together have the pace of one.
@@ -62,6 +64,8 @@ pub(crate) enum Manner {
     Honest,
     /// All, with 200.
     Whole,
+    /// The same, and no word about its length.
+    Unannounced,
     /// 416, whatever was asked.
     Refusing,
     /// Another status, whatever was asked.
@@ -103,6 +107,7 @@ impl Answer {
                 headers: String::new(),
                 manner: Manner::Honest,
                 cut_after: None,
+                hang_after: None,
                 pace: None,
                 in_turn: None,
             }),
@@ -128,6 +133,11 @@ impl Answer {
     /// A file whose transfer breaks off.
     pub(crate) fn cut_after(self, bytes: usize) -> Self {
         self.change_file(|file| file.cut_after = Some(bytes))
+    }
+
+    /// A file whose transfer comes to a standstill.
+    pub(crate) fn hang_after(self, bytes: usize) -> Self {
+        self.change_file(|file| file.hang_after = Some(bytes))
     }
 
     /// A file that comes slowly.
@@ -329,7 +339,13 @@ struct Shared {
 impl Server {
     /// Starts on a free port.
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::start_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts on a free port of an address of the loopback: each counts as another host.
+    pub(crate) fn start_at(address: Ipv4Addr) -> Self {
+        assert!(address.is_loopback());
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let acceptor = {
@@ -364,6 +380,11 @@ impl Server {
             .lock()
             .unwrap()
             .insert(path.to_owned(), answers);
+    }
+
+    /// Returns where it listens, as it is named in messages.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Returns how many bytes of files' bodies were sent.
@@ -523,9 +544,10 @@ impl Connection {
         let is_changed = request
             .header("if-range")
             .is_some_and(|validator| !file.headers.contains(validator));
+        let knows_none = matches!(file.manner, Manner::Whole | Manner::Unannounced);
         let range: Option<(usize, usize)> = request
             .header("range")
-            .filter(|_| !is_changed && file.manner != Manner::Whole)
+            .filter(|_| !is_changed && !knows_none)
             .and_then(|range| {
                 let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
                 let end = match last {
@@ -555,6 +577,7 @@ impl Connection {
                 let length = end - from;
                 (format!("206 Part\r\n{range}Content-Length: {length}"), from)
             }
+            None if file.manner == Manner::Unannounced => ("200 OK".to_owned(), 0),
             None => (format!("200 OK\r\nContent-Length: {whole}"), 0),
         };
         let head = format!(
@@ -564,7 +587,7 @@ impl Connection {
         self.send(head.as_bytes())?;
         // A 416 has nothing.
         let mut body = &file.body[from..end.max(from)];
-        if let Some(cut) = file.cut_after {
+        if let Some(cut) = file.cut_after.or(file.hang_after) {
             body = &body[..cut.min(body.len())];
         }
         let (step, pause) = file.pace.unwrap_or((64 * 1024, Duration::ZERO));
@@ -580,7 +603,10 @@ impl Connection {
             thread::sleep(pause);
             drop(turn);
         }
-        Ok(())
+        match file.hang_after {
+            Some(_) => self.wait_for_the_end(),
+            None => Ok(()),
+        }
     }
 
     /// Reads up to the empty line; `None` if the client goes before, or sends something else than HTTP.

@@ -2,23 +2,24 @@
 //! asked again, and what failed lately comes last.
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use store_index::path_text::printable;
 use store_index::watch::Unit;
 
-use super::queue::{Entry, FIRST_PAUSE_OF_OVERLOAD, Next, Queue, spread};
+use super::queue::{Entry, Next, Queue, spread};
 use super::{Attempted, Walk};
 use crate::error::{ErrorKind, FetchError};
 use crate::landing::{Landing, NotIt};
 use crate::mirror_layout::LAYOUT_FILE;
-use crate::net::Retry;
+use crate::net::{PAUSE_OF_OVERLOAD, Retry};
 use crate::places::Places;
 use crate::report::{AttemptResult, Success};
 use crate::source::{self, Candidate, CandidatePlace, SourceKind};
 use crate::source_url::SourceUrl;
 use crate::staging;
-use crate::state::{Claimed, Failures, Holder, Outcome, State};
+use crate::state::{Claimed, Failures, Holder, Memory, Outcome, State};
 
 /// How often a lock that somebody else holds is tried, and how soon an interrupt ends a pause.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -31,6 +32,9 @@ const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A pause that is longer is told.
 const TELL_PAUSE_ABOVE: Duration = Duration::from_secs(1);
+
+/// The most other URLs that bring parts of a large file: more than connections may be open.
+const MAX_OTHERS: usize = 16;
 
 /// What to do while another process downloads the same content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,8 +107,9 @@ impl Walk<'_> {
         if let Some(warning) = state.take_warning() {
             self.listener.warning(&warning);
         }
-        if wait.is_some() {
+        if let Some(wait) = &mut wait {
             self.watch.progress.end();
+            wait.wanted = None;
         }
         if let (Some(wait), Some(claim)) = (&wait, &claim)
             && claim.is_after_failure()
@@ -191,7 +196,11 @@ impl Walk<'_> {
                         continue;
                     }
                     entry.tries += 1;
-                    landing.set_failures(&failures);
+                    let address = &self.request.address;
+                    let memory = Memory::new(failures.clone(), self.state.path(), address);
+                    landing.set_memory(memory);
+                    let others = self.others(&entry.candidate, &queue, &failures);
+                    landing.set_others(others);
                     if let CandidatePlace::MirrorOf(mirror) = &entry.candidate.place
                         && let Some(candidates) = self.learn_layout(mirror, &entry, landing)?
                     {
@@ -213,6 +222,39 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+
+    /// Returns the URLs that may have parts of what a candidate brings, in the order in which they would be asked. A hash
+    /// that can be forged would let one of them choose what fits to what the others bring.
+    fn others(&self, candidate: &Candidate, queue: &Queue, failures: &Failures) -> Vec<SourceUrl> {
+        let CandidatePlace::Url(own) = &candidate.place else {
+            return Vec::new();
+        };
+        if self.request.address.algorithm().is_weak() {
+            return Vec::new();
+        }
+        let mut others: Vec<SourceUrl> = Vec::new();
+        for other in queue.others(Instant::now()) {
+            let CandidatePlace::Url(url) = &other.place else {
+                continue;
+            };
+            let is_one_of_us = match other.kind {
+                // It has the content in one of its layouts, which is the one that answers.
+                SourceKind::HashedMirror => url.host() != own.host(),
+                SourceKind::Url => url != own,
+                // Asked when nobody else has it.
+                _ => false,
+            };
+            if is_one_of_us
+                && url.is_http()
+                && !others.contains(url)
+                && !failures.is_bad(url, &self.request.address)
+                && others.len() < MAX_OTHERS
+            {
+                others.push(url.clone());
+            }
+        }
+        others
     }
 
     /// Asks a mirror how it names files. `None` if it could not be asked, which is told as any other failure.
@@ -321,6 +363,8 @@ struct Wait {
     /// When it is told next.
     tell_at: Duration,
     shown_bytes: u64,
+    /// Says that we wait.
+    wanted: Option<File>,
 }
 
 impl Wait {
@@ -331,7 +375,17 @@ impl Wait {
             started: Instant::now(),
             tell_at: TELL_AFTER,
             shown_bytes: 0,
+            wanted: None,
         }
+    }
+
+    /// Returns true when it is time to say that we wait.
+    fn is_to_be_told(&mut self, waited: Duration) -> bool {
+        let is_time = waited >= self.tell_at;
+        if is_time {
+            self.tell_at = waited + TELL_AGAIN_AFTER;
+        }
+        is_time
     }
 
     /// Waits a moment.
@@ -346,9 +400,11 @@ impl Wait {
         if walk.watch.interrupted() {
             return Err(FetchError::interrupted());
         }
+        if self.wanted.is_none() {
+            self.wanted = state.want(&walk.request.address);
+        }
         let bytes = state.so_far(&walk.request.address).unwrap_or_default();
-        if waited >= self.tell_at {
-            self.tell_at = waited + TELL_AGAIN_AFTER;
+        if self.is_to_be_told(waited) {
             let so_far = store_index::terminal::amount(bytes, None, Unit::Bytes);
             walk.watch.progress.note(&format!(
                 "waiting for {}, which downloads the same content, {so_far} so far",
@@ -400,24 +456,40 @@ fn outcome<'a>(entry: &Entry, not_it: &'a NotIt) -> Outcome<'a> {
             counts: entry.tries == 1,
             of_host: not_it.of_host,
             redirected_to: not_it.redirected_to.as_deref(),
-            pause: not_it.retry.and_then(pause_for_all),
+            pause: not_it.retry.and_then(Retry::pause_for_all),
         },
     }
 }
 
 /// A short pause for which there is no time keeps no URL from being asked once.
 fn may_be_asked_at_once(entry: &Entry, pause: Duration, budget: Duration) -> bool {
-    entry.tries == 0 && pause > budget && pause <= FIRST_PAUSE_OF_OVERLOAD
-}
-
-/// How long nobody asks the host: as long as it wants, or for a while if it has too much to do and does not say.
-fn pause_for_all(retry: Retry) -> Option<Duration> {
-    let ours = retry.is_overload.then_some(FIRST_PAUSE_OF_OVERLOAD);
-    retry.at_least.or(ours)
+    entry.tries == 0 && pause > budget && pause <= PAUSE_OF_OVERLOAD
 }
 
 /// A number between 0 and 1.
 fn chance() -> f64 {
     // 32 bits are exact in a float.
     f64::from((staging::random() >> 32) as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a build's log each minute has its line.
+    #[test]
+    fn waiting_is_told_every_minute() {
+        let mut wait = Wait {
+            started: Instant::now(),
+            tell_at: TELL_AFTER,
+            shown_bytes: 0,
+            wanted: None,
+        };
+        let polls = (0..12_000).map(|poll| POLL_INTERVAL * poll);
+        let told: Vec<u64> = polls
+            .filter(|&waited| wait.is_to_be_told(waited))
+            .map(|waited| waited.as_secs())
+            .collect();
+        assert_eq!(told, [1, 61, 121, 181, 241, 301, 361, 421, 481, 541]);
+    }
 }

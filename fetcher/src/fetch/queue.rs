@@ -7,14 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::net::Retry;
+use crate::net::{PAUSE_OF_OVERLOAD, Retry};
 use crate::source::Candidate;
 
 /// The first pause: most resets and failed lookups are over by then.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-
-/// The first pause where the server has too much to do.
-pub(super) const FIRST_PAUSE_OF_OVERLOAD: Duration = Duration::from_secs(5);
 
 /// A pause that no clock can count is taken for this one, which no budget has room for either.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -106,6 +103,14 @@ impl Queue {
         }
     }
 
+    /// Returns what could be asked as well, in order: nothing that has failed, or has to wait.
+    pub(super) fn others(&self, now: Instant) -> Vec<&Candidate> {
+        let is_fresh = |entry: &&Entry| entry.tries == 0 && entry.due <= now;
+        let mut others: Vec<_> = self.entries.iter().filter(is_fresh).collect();
+        others.sort_by_key(|entry| entry.rank);
+        others.into_iter().map(|entry| &entry.candidate).collect()
+    }
+
     /// Puts what one entry has led to in its place.
     pub(super) fn instead_of(&mut self, entry: &Entry, candidates: Vec<Candidate>, now: Instant) {
         let entries = candidates.into_iter().map(|candidate| Entry {
@@ -135,7 +140,7 @@ impl Queue {
 /// How long to wait after so many tries.
 fn pause(tries: u32, retry: Retry, chance: f64) -> Duration {
     let first = if retry.is_overload {
-        FIRST_PAUSE_OF_OVERLOAD
+        PAUSE_OF_OVERLOAD
     } else {
         FIRST_PAUSE
     };

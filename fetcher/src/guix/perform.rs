@@ -250,6 +250,9 @@ fn judge(trace: &Trace<'_>, work: &Work, report: &Report, output: &str, offline:
             Outcome::HandOver
         }
         _ => {
+            if error.kind == ErrorKind::Held {
+                trace.say(&format!("waited long enough: {}", error.message));
+            }
             let git = work.request.git.as_ref().map(|git| &git.url);
             let from = match work.request.urls.first().or(git) {
                 Some(url) => format!(" from \"{url}\""),

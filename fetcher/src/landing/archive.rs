@@ -3,14 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use store_index::beneath::{Beneath, Node};
 use store_index::path_text::printable;
+use store_index::tree::Skip;
 use store_index::watch::Unit;
 
 use super::wrong::Wrong;
 use super::{Landed, Landing, NotIt, no_bytes_for_stdout};
 use crate::diagnosis;
+use crate::download::Origin;
 use crate::error::FetchError;
 use crate::publish;
 use crate::report::AttemptResult;
@@ -25,24 +29,61 @@ impl Landing<'_> {
         candidate: &Candidate,
         url: &SourceUrl,
     ) -> Result<Landed, FetchError> {
-        let (landed, is_spliced) = self.land_archive_once(candidate, url)?;
-        match landed {
-            Landed::NotIt(_) if is_spliced => {
-                self.watch.progress.note(&format!(
-                    "what was there of an earlier download does not fit: {url} is asked for the whole"
-                ));
-                Ok(self.land_archive_once(candidate, url)?.0)
-            }
-            landed => Ok(landed),
+        let (mut landed, origin) = self.land_archive_once(candidate, url)?;
+        let mut remark = self.downloader.take_remark();
+        if matches!(landed, Landed::NotIt(_)) && origin.is_spliced() {
+            let wrong = self.downloader.doubt(url, &origin);
+            self.watch
+                .progress
+                .note(&format!("{wrong}: {url} is asked for the whole"));
+            remark = self.downloader.take_remark();
+            landed = self.land_archive_once(candidate, url)?.0;
         }
+        self.add_remark(&mut landed, remark);
+        Ok(landed)
     }
 
-    /// Returns also whether a wrong archive was put together from several answers, which proves nothing about the URL.
+    /// Unpacks a file of this machine that was named as an archive. What is no file lands as it is.
+    pub(super) fn land_archive_here(
+        &mut self,
+        candidate: &Candidate,
+        root: &Beneath,
+        path: &Path,
+    ) -> Result<Landed, FetchError> {
+        let Ok(Node::File(file)) = root.open_node_or_root(path) else {
+            return self.land_local(candidate, root, path, None, &[Skip::Nothing]);
+        };
+        let Some(place) = self.place.clone() else {
+            return Err(no_bytes_for_stdout());
+        };
+        let bytes = match file.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) => {
+                let failed = NotIt::new(AttemptResult::Failed, error.to_string());
+                return Ok(Landed::NotIt(failed));
+            }
+        };
+        if place.given {
+            // The output itself becomes the room for what is unpacked.
+            self.staged = None;
+        }
+        let landed = match self.land_unpacked(candidate, &place, &file, bytes)? {
+            Ok(landed) => landed,
+            Err(reason) => return Ok(Landed::NotIt(reason)),
+        };
+        if matches!(landed, Landed::NotIt(_)) && self.may_leave(candidate) {
+            let archive = StagedFile { file, hidden: None };
+            self.wrong = Some((Wrong::Body(archive), candidate.location.clone()));
+        }
+        Ok(landed)
+    }
+
+    /// Returns also how the archive came together.
     fn land_archive_once(
         &mut self,
         candidate: &Candidate,
         url: &SourceUrl,
-    ) -> Result<(Landed, bool), FetchError> {
+    ) -> Result<(Landed, Origin), FetchError> {
         let Some(place) = self.place.clone() else {
             return Err(no_bytes_for_stdout());
         };
@@ -56,16 +97,16 @@ impl Landing<'_> {
             .downloader
             .land_archive(url, &mut archive, claim, self.watch);
         self.watch.progress.end();
-        let (bytes, is_spliced) = match self.downloaded(downloaded)? {
+        let (bytes, origin) = match self.downloaded(downloaded)? {
             Ok(downloaded) => downloaded,
-            Err(not_it) => return Ok((Landed::NotIt(not_it), false)),
+            Err(not_it) => return Ok((Landed::NotIt(not_it), Origin::default())),
         };
         let landed = self.judge_archive(candidate, url, &place, archive, bytes)?;
         // Right or wrong, nothing is to be gone on with.
         if let Some(claim) = &self.claim {
             claim.clear();
         }
-        Ok((landed, is_spliced))
+        Ok((landed, origin))
     }
 
     /// Unpacks what has come whole, and publishes it if it is right.

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -79,73 +79,18 @@ impl Engine {
         let Kind::Shared { handle, .. } = &self.kind else {
             return self.block_on(interruptible(pin!(future), interrupt));
         };
-        let slot = Arc::new(Slot::default());
-        let promise = Promise(Arc::clone(&slot));
-        let task = handle.spawn(async move { promise.0.put(Filled::With(future.await)) });
-        let output = slot.wait(interrupt);
-        if output.is_err() {
-            task.abort();
-        }
-        output
-    }
-}
-
-/// Where a task leaves its output for the one that waits.
-struct Slot<T> {
-    filled: Mutex<Filled<T>>,
-    bell: Condvar,
-}
-
-enum Filled<T> {
-    NotYet,
-    With(T),
-    /// The task has ended without an output.
-    Never,
-}
-
-impl<T> Default for Slot<T> {
-    fn default() -> Self {
-        Self {
-            filled: Mutex::new(Filled::NotYet),
-            bell: Condvar::new(),
-        }
-    }
-}
-
-impl<T> Slot<T> {
-    fn put(&self, output: Filled<T>) {
-        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*filled, Filled::NotYet) {
-            *filled = output;
-        }
-        drop(filled);
-        self.bell.notify_one();
-    }
-
-    fn wait(&self, interrupt: &AtomicBool) -> Result<T, GaveUp> {
-        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match std::mem::replace(&mut *filled, Filled::Never) {
-                Filled::With(output) => return Ok(output),
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let task = handle.spawn(async move { drop(sender.send(future.await)) });
+        while !interrupt.load(Ordering::Relaxed) {
+            match receiver.recv_timeout(POLL_INTERVAL) {
+                Ok(output) => return Ok(output),
+                Err(RecvTimeoutError::Timeout) => {}
                 // The thread that drives is gone: that is when the program ends.
-                Filled::Never => return Err(GaveUp::Interrupted),
-                Filled::NotYet if interrupt.load(Ordering::Relaxed) => {
-                    return Err(GaveUp::Interrupted);
-                }
-                Filled::NotYet => *filled = Filled::NotYet,
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            let waited = self.bell.wait_timeout(filled, POLL_INTERVAL);
-            filled = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-}
-
-/// Wakes the one that waits, even if the task is dropped.
-struct Promise<T>(Arc<Slot<T>>);
-
-impl<T> Drop for Promise<T> {
-    fn drop(&mut self) {
-        self.0.put(Filled::Never);
+        task.abort();
+        Err(GaveUp::Interrupted)
     }
 }
 

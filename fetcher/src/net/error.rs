@@ -178,6 +178,9 @@ pub enum NetClass {
     Trouble,
 }
 
+/// How long a server is left alone that has too much to do and does not say for how long.
+pub(crate) const PAUSE_OF_OVERLOAD: Duration = Duration::from_secs(5);
+
 /// How a repetition may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
@@ -185,6 +188,15 @@ pub struct Retry {
     pub is_overload: bool,
     /// How long the server wants to be left alone.
     pub at_least: Option<Duration>,
+}
+
+impl Retry {
+    /// Returns how long nobody asks the host: as long as it wants, or for a while if it has too much to do and does not
+    /// say.
+    pub(crate) fn pause_for_all(self) -> Option<Duration> {
+        let ours = self.is_overload.then_some(PAUSE_OF_OVERLOAD);
+        self.at_least.or(ours)
+    }
 }
 
 impl NetError {

@@ -35,6 +35,7 @@ use reqwest::header::{
 
 use self::engine::Engine;
 use self::error::LookupError;
+pub(crate) use self::error::PAUSE_OF_OVERLOAD;
 pub use self::error::{NetClass, NetError, Phase, Retry};
 pub use self::range::{BodyStart, Resume};
 use self::redirect::{Route, is_redirect};
@@ -44,6 +45,7 @@ pub(crate) use self::stream::{Answer, UNHURRIED_BYTES};
 use self::transfer::Reply;
 pub use self::transfer::Widening;
 pub(crate) use self::wait::StallWatch;
+pub use self::wide::Others;
 use crate::source_url::SourceUrl;
 
 /// Default of [`Limits::connect_timeout`]: two lost SYNs and a slow handshake fit in.
@@ -142,12 +144,16 @@ pub trait BodySink {
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
     /// Takes the next bytes, at least one. Until it returns nothing more is read.
     fn write(&mut self, chunk: Bytes) -> io::Result<()>;
-    /// Called where the body is to go on from several places at once, when `got_bytes` are there; false if only what
-    /// is next can be taken.
-    fn widen(&mut self, _got_bytes: u64) -> io::Result<bool> {
-        Ok(false)
+    /// Called where the body is to go on by several connections at once, when `got_bytes` are there. Says who else
+    /// may have parts of it; `None` if only what is next can be taken.
+    fn widen(&mut self, _got_bytes: u64) -> io::Result<Option<Others>> {
+        Ok(None)
     }
-    /// Takes bytes of any place, each of them once, after [`Self::widen`] has answered true.
+    /// Hears that some of what follows comes from one of those.
+    fn helped(&mut self, _url: &SourceUrl) {}
+    /// Hears that the server of a URL, which was asked for a part, wants to be left alone.
+    fn refused(&mut self, _url: &SourceUrl, _retry: Retry) {}
+    /// Takes bytes of any place, each of them once, after [`Self::widen`] has not answered `None`.
     fn write_at(&mut self, _offset: u64, _chunk: Bytes) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -14,7 +14,7 @@ use super::{Access, netrc};
 use crate::source_url::{SourceUrl, SourceUrlError};
 
 /// Where we are, and where we have been.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Route {
     current: SourceUrl,
     credentials: Option<Credentials>,
@@ -25,6 +25,7 @@ pub(super) struct Route {
 }
 
 /// A user name and a password, decoded. Not printable.
+#[derive(Clone)]
 pub(super) struct Credentials {
     pub(super) user: String,
     pub(super) password: Option<String>,

@@ -176,16 +176,14 @@ pub(super) fn receive(
             });
         };
         let length = whole.length_bytes;
-        let rate = match sink.widen(got_bytes).map_err(NetError::Sink)? {
-            true => rate,
+        let Some(others) = sink.widen(got_bytes).map_err(NetError::Sink)? else {
             // One place after the other is all that the sink can do.
-            false => {
-                let lengths = (got_bytes, Some(length));
-                read_chunks(&mut response, lengths, None, sink, limits, interrupt).await?;
-                return Ok(length);
-            }
+            let lengths = (got_bytes, Some(length));
+            read_chunks(&mut response, lengths, None, sink, limits, interrupt).await?;
+            return Ok(length);
         };
-        wide::receive(&whole, response, got_bytes, there, rate, sink).await?;
+        let missing = (got_bytes, there);
+        wide::receive(&whole, others, response, missing, rate, sink).await?;
         Ok(length)
     })
 }

@@ -1,41 +1,77 @@
 //! One body over several connections, each of which brings a part of it.
 //!
 //! Servers and paths that give each connection little give several of them more: the number is doubled as long as
-//! that makes the whole faster, and taken back if it does not. Parts are taken from the same version of the file
-//! (`If-Range`, and the length of the whole must agree); that they fit is proved by the hash of the whole alone.
+//! that makes the whole faster, and taken back if it does not. They go to the server that began and to others that are
+//! said to have the same content, wherever there are the fewest. Parts of one server are taken from the same version of
+//! its file (`If-Range`), and the length of the whole must agree everywhere; that they fit is proved by the hash of the
+//! whole alone. Whoever lies, stalls or refuses costs its connection.
+
+mod gauge;
+mod job;
+mod places;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{IF_RANGE, RANGE};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::error::{NetError, Phase};
+use self::gauge::{Gauge, UNKNOWN, Verdict};
+pub(crate) use self::job::LeftAlone;
+use self::job::{Begun, Event, Job, Question};
+use self::places::{OWN, Place, Speed, is_one_server};
+use super::error::NetError;
 use super::hosts::{self, Counted};
 use super::redirect::Route;
-use super::transfer::check_encoding;
-use super::wait::{POLL_INTERVAL, StallWatch};
-use super::{BodySink, Client, Limits, range};
+use super::wait::POLL_INTERVAL;
+use super::{BodySink, Client};
 use crate::source_url::SourceUrl;
 
 /// Parts are not made smaller, in bytes: at the end of one a connection waits for a round trip or two, and brings
 /// nothing.
 const MIN_PART_BYTES: u64 = 128 * 1024;
 
-/// A greater number of connections must make the whole so much faster, or it is taken back.
-const PAYS_ABOVE: f64 = 1.2;
+/// So often more connections are tried that are not worth it: once elsewhere and once where it began tells whether the
+/// narrow place is here.
+const MAX_VAIN: u32 = 2;
 
-/// Connections that broke off are replaced, but for so many in a row that brought nothing.
-const MAX_FRUITLESS: u32 = 3;
+/// A part that needs longer is brought by a faster connection in the end.
+const TAKE_OVER_ABOVE: Duration = Duration::from_secs(2);
 
-/// The rate of no connection: it is yet to be measured what one brings.
-const UNKNOWN: f64 = 0.0;
+/// Which must be so many times as fast.
+const TAKE_OVER_FASTER: f64 = 2.0;
+
+/// How often that is done for one body; each time the slowest is gone.
+const MAX_TAKE_OVERS: u32 = 16;
 
 /// Chunks that wait for the sink.
 const QUEUE_CHUNKS: usize = 8;
+
+/// Where else parts of a body may come from.
+#[derive(Clone, Default)]
+pub struct Others {
+    /// In the order in which they are asked. All are said to have the same content.
+    pub(crate) urls: Vec<SourceUrl>,
+    /// Which hosts want to be left alone.
+    pub(crate) left_alone: Option<LeftAlone>,
+}
+
+impl std::fmt::Debug for Others {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Others")
+            .field("urls", &self.urls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Others {
+    fn is_left_alone(&self, url: &SourceUrl) -> bool {
+        let pause = self.left_alone.as_ref().and_then(|pause| pause(url));
+        pause.is_some()
+    }
+}
 
 /// A body, and how its parts are asked for.
 pub(super) struct Whole<'a> {
@@ -57,10 +93,12 @@ struct Part {
 #[derive(Debug)]
 struct Worker {
     id: u64,
+    place: usize,
     /// How far it would go by itself.
     asked_to: u64,
     /// It has brought something.
     brings: bool,
+    speed: Speed,
     task: AbortHandle,
     _counted: Option<Counted>,
 }
@@ -71,24 +109,18 @@ impl Drop for Worker {
     }
 }
 
-/// What a worker says.
-enum Event {
-    Bytes(u64, Bytes),
-    /// Its part is over, or it cannot go on.
-    End(u64, Result<(), NetError>),
-}
-
 /// Receives what is missing behind `got_bytes`, but for what is there. `response` brings the first part, at
 /// `bytes_per_second` if that was measured.
 pub(super) async fn receive(
     whole: &Whole<'_>,
+    others: Others,
     response: reqwest::Response,
-    got_bytes: u64,
-    there: &[Range<u64>],
+    (got_bytes, there): (u64, &[Range<u64>]),
     bytes_per_second: Option<f64>,
     sink: &mut dyn BodySink,
 ) -> Result<(), NetError> {
     let (events, mut incoming) = mpsc::channel(QUEUE_CHUNKS);
+    let places = places(whole, &others);
     let mut wide = Wide {
         whole,
         parts: missing(got_bytes, there, whole.length_bytes),
@@ -96,14 +128,22 @@ pub(super) async fn receive(
         workers: 0,
         width: 1,
         gauge: Gauge::new(whole.client.limits),
-        fruitless: 0,
+        before: (0..places.len())
+            .map(|place| u32::from(place == OWN))
+            .collect(),
+        places,
+        left_alone: others.left_alone,
+        vain: 0,
+        take_overs: 0,
+        own_error: None,
+        sink,
     };
     match bytes_per_second {
         Some(rate) => wide.width = wide.gauge.began_slow(rate),
         None => wide.gauge.begin(UNKNOWN, 1),
     }
-    if let Some(first) = wide.parts.first().map(|part| part.left.clone()) {
-        wide.start(0, first, Some(response));
+    if !wide.parts.is_empty() {
+        wide.begin(0, OWN, Begun::Answered(response), None);
     }
     while !wide.parts.is_empty() {
         wide.fill_up();
@@ -112,14 +152,37 @@ pub(super) async fn receive(
             return Err(NetError::Interrupted);
         }
         match event {
-            Ok(Some(Event::Bytes(id, bytes))) => wide.take(id, bytes, sink)?,
-            Ok(Some(Event::End(id, end))) => wide.end(id, end)?,
+            Ok(Some(Event::Answered(id, route, validator))) => wide.answered(id, *route, validator),
+            Ok(Some(Event::Bytes(id, bytes))) => wide.take(id, bytes)?,
+            Ok(Some(Event::End(id, url, end))) => wide.end(id, &url, end)?,
             // The sender is ours: the queue does not close.
             Ok(None) | Err(_) => {}
         }
         wide.adapt();
     }
     Ok(())
+}
+
+/// Returns where parts may come from.
+fn places(whole: &Whole<'_>, others: &Others) -> Vec<Place> {
+    let connections = whole.client.limits.widening.connections;
+    // One is there already, whatever its host wants.
+    let most = match others.is_left_alone(whole.route.current()) {
+        true => 1,
+        false => connections,
+    };
+    let mut own = Place::new(whole.route.clone(), whole.validator.clone(), most);
+    own.brings = true;
+    let mut places = vec![own];
+    for url in &others.urls {
+        if others.is_left_alone(url) {
+            continue;
+        }
+        if let Ok(route) = whole.client.route(url) {
+            places.push(Place::new(route, None, connections));
+        }
+    }
+    places
 }
 
 /// Returns what is not there.
@@ -143,61 +206,102 @@ struct Wide<'a, 'w> {
     whole: &'w Whole<'a>,
     /// In no order; one that has come whole is taken out.
     parts: Vec<Part>,
+    places: Vec<Place>,
+    left_alone: Option<LeftAlone>,
     events: mpsc::Sender<Event>,
     /// How many there have been: the next one's number.
     workers: u64,
     /// How many there are to be at a time.
     width: u32,
     gauge: Gauge,
-    /// How many broke off since anything came.
-    fruitless: u32,
+    /// How many each place had when the last ones were added.
+    before: Vec<u32>,
+    /// How often more were not worth it.
+    vain: u32,
+    take_overs: u32,
+    /// Why the server that began did not go on, if it did not.
+    own_error: Option<NetError>,
+    sink: &'w mut dyn BodySink,
 }
 
 impl Wide<'_, '_> {
-    fn active(&self) -> u32 {
-        let workers = self.parts.iter().filter(|part| part.worker.is_some());
-        u32::try_from(workers.count()).unwrap_or(u32::MAX)
+    fn working(&self) -> impl Iterator<Item = &Worker> {
+        self.parts.iter().filter_map(|part| part.worker.as_ref())
     }
 
-    /// Lets a worker begin with a part.
-    fn start(&mut self, index: usize, part: Range<u64>, response: Option<reqwest::Response>) {
-        // The first one was counted when it came.
-        let counted = match &response {
-            Some(_) => None,
-            None if self.active() == 0 => None,
-            None => {
-                let most = self.whole.client.limits.widening.connections;
-                match hosts::one_more(self.whole.route.current(), most) {
-                    Some(counted) => Some(counted),
-                    None => {
-                        self.width = self.active();
-                        return;
-                    }
-                }
+    fn active(&self) -> u32 {
+        u32::try_from(self.working().count()).unwrap_or(u32::MAX)
+    }
+
+    fn active_at(&self, place: usize) -> u32 {
+        let there = self.working().filter(|worker| worker.place == place);
+        u32::try_from(there.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns where the next connection goes: the first of the places with the fewest.
+    fn next_place(&self) -> Option<usize> {
+        let with_room = (0..self.places.len())
+            .map(|place| (self.active_at(place), place))
+            .filter(|&(active, place)| active < self.places[place].most);
+        // If nobody is left, it is for the one that began to say why.
+        let last = (self.active() == 0).then_some(OWN);
+        with_room.min().map(|(_, place)| place).or(last)
+    }
+
+    /// Lets somebody bring a part, unless all places have as many connections as they may have.
+    fn start(&mut self, index: usize) -> bool {
+        while let Some(place) = self.next_place() {
+            if let Some(counted) = self.count(place) {
+                let question = self.question(place);
+                self.begin(index, place, Begun::NotYet(question), counted);
+                return true;
             }
-        };
-        let (id, events) = (self.workers, self.events.clone());
-        let asked_to = part.end;
+        }
+        self.width = self.active();
+        false
+    }
+
+    /// Counts one more connection to a place's host. That of the body that began is counted as long as it comes.
+    fn count(&mut self, place: usize) -> Option<Option<Counted>> {
+        if place == OWN && self.active_at(OWN) == 0 {
+            return Some(None);
+        }
+        let most = self.whole.client.limits.widening.connections;
+        let counted = hosts::one_more(self.places[place].route.current(), most);
+        if counted.is_none() {
+            self.places[place].most = self.active_at(place);
+        }
+        counted.map(Some)
+    }
+
+    fn question(&self, place: usize) -> Question {
+        Question {
+            // Streams of one HTTP/2 connection would share what that connection gets.
+            http: self.whole.client.one_connection_each().clone(),
+            validator: self.places[place].validator.clone(),
+            left_alone: self.left_alone.clone(),
+        }
+    }
+
+    fn begin(&mut self, index: usize, place: usize, begun: Begun, counted: Option<Counted>) {
+        let (id, part) = (self.workers, self.parts[index].left.clone());
         self.workers += 1;
+        let asked_to = part.end;
         let job = Job {
-            request: match response {
-                Some(response) => Begun::Answered(response),
-                None => Begun::NotYet(Box::new(self.whole.request(&part))),
-            },
-            url: self.whole.route.current().clone(),
+            id,
+            begun: Some(begun),
+            route: self.places[place].route.clone(),
             part,
             length_bytes: self.whole.length_bytes,
             limits: self.whole.client.limits,
         };
-        let task = tokio::spawn(async move {
-            let end = job.run(id, &events).await;
-            // Nobody listens any more if all is there, or lost.
-            drop(events.send(Event::End(id, end)).await);
-        });
+        let task = tokio::spawn(job.run(self.events.clone()));
         self.parts[index].worker = Some(Worker {
             id,
+            place,
             asked_to,
             brings: false,
+            speed: Speed::new(),
             task: task.abort_handle(),
             _counted: counted,
         });
@@ -207,30 +311,71 @@ impl Wide<'_, '_> {
     fn fill_up(&mut self) {
         while self.active() < self.width {
             let idle = self.parts.iter().position(|part| part.worker.is_none());
-            let index = match idle {
-                Some(index) => index,
-                None => {
-                    let longest = (0..self.parts.len()).max_by_key(|&index| self.left(index));
-                    let Some(longest) =
-                        longest.filter(|&index| self.left(index) >= 2 * MIN_PART_BYTES)
-                    else {
-                        return;
-                    };
-                    let Range { start, end } = self.parts[longest].left;
-                    let middle = start + (end - start) / 2;
-                    self.parts[longest].left.end = middle;
-                    self.parts.push(Part {
-                        left: middle..end,
-                        worker: None,
-                    });
-                    self.parts.len() - 1
-                }
+            let Some(index) = idle.or_else(|| self.split()) else {
+                self.take_over();
+                return;
             };
-            let before = self.active();
-            self.start(index, self.parts[index].left.clone(), None);
-            if self.active() == before {
+            if !self.start(index) {
+                self.give_back(index);
                 return;
             }
+        }
+    }
+
+    /// Makes two parts of the longest; returns the second.
+    fn split(&mut self) -> Option<usize> {
+        if self.next_place().is_none() {
+            self.width = self.active();
+            return None;
+        }
+        let longest = (0..self.parts.len()).max_by_key(|&index| self.left(index))?;
+        if self.left(longest) < 2 * MIN_PART_BYTES {
+            return None;
+        }
+        let Range { start, end } = self.parts[longest].left;
+        let middle = start + (end - start) / 2;
+        self.parts[longest].left.end = middle;
+        self.parts.push(Part {
+            left: middle..end,
+            worker: None,
+        });
+        Some(self.parts.len() - 1)
+    }
+
+    /// Nothing is left that is worth being split: what would take longest is brought by somebody faster.
+    fn take_over(&mut self) {
+        let needs = |index: usize| {
+            let rate = self.parts[index].worker.as_ref()?.speed.now()?;
+            Some((self.left(index) as f64 / rate, rate, index))
+        };
+        let slowest = (0..self.parts.len())
+            .filter_map(needs)
+            .max_by(|one, other| one.0.total_cmp(&other.0));
+        let Some((seconds, rate, index)) = slowest else {
+            return;
+        };
+        if seconds <= TAKE_OVER_ABOVE.as_secs_f64() || self.take_overs >= MAX_TAKE_OVERS {
+            return;
+        }
+        let Some(slow) = self.parts[index].worker.take() else {
+            return;
+        };
+        let best = (0..self.places.len())
+            .filter(|&place| self.active_at(place) < self.places[place].most)
+            .max_by(|&one, &other| {
+                let rate = |place: usize| self.places[place].bytes_per_second;
+                rate(one).total_cmp(&rate(other))
+            })
+            .filter(|&place| self.places[place].bytes_per_second > rate * TAKE_OVER_FASTER);
+        let counted = best.and_then(|place| Some((place, self.count(place)?)));
+        match counted {
+            Some((place, counted)) => {
+                drop(slow);
+                self.take_overs += 1;
+                let question = self.question(place);
+                self.begin(index, place, Begun::NotYet(question), counted);
+            }
+            None => self.parts[index].worker = Some(slow),
         }
     }
 
@@ -244,8 +389,20 @@ impl Wide<'_, '_> {
         self.parts.iter().position(is_of)
     }
 
+    /// From now on a place is asked where it answered.
+    fn answered(&mut self, id: u64, route: Route, validator: Option<String>) {
+        let index = self.of_worker(id);
+        let Some(worker) = index.and_then(|index| self.parts[index].worker.as_ref()) else {
+            return;
+        };
+        let place = &mut self.places[worker.place];
+        if place.route.current() != route.current() || !place.brings {
+            (place.route, place.validator) = (route, validator);
+        }
+    }
+
     /// Passes on what a worker brought, as far as it still is its part.
-    fn take(&mut self, id: u64, mut bytes: Bytes, sink: &mut dyn BodySink) -> Result<(), NetError> {
+    fn take(&mut self, id: u64, mut bytes: Bytes) -> Result<(), NetError> {
         let Some(index) = self.of_worker(id) else {
             return Ok(());
         };
@@ -257,39 +414,80 @@ impl Wide<'_, '_> {
         part.left.start += count;
         if let Some(worker) = &mut part.worker {
             worker.brings = true;
+            let place = &mut self.places[worker.place];
+            if !place.brings {
+                self.sink.helped(place.route.current());
+            }
+            place.brought(worker.speed.add(count));
         }
         self.gauge.got(count);
-        self.fruitless = 0;
         if count == left {
             // If somebody else brings what follows, the worker must not go on.
             self.parts.swap_remove(index);
         }
-        sink.write_at(at, bytes).map_err(NetError::Sink)
+        self.sink.write_at(at, bytes).map_err(NetError::Sink)
     }
 
     /// A worker is done, or cannot go on. What it did not bring is brought by another one, as long as there are others.
-    fn end(&mut self, id: u64, end: Result<(), NetError>) -> Result<(), NetError> {
+    fn end(&mut self, id: u64, url: &SourceUrl, end: Result<(), NetError>) -> Result<(), NetError> {
         let Some(index) = self.of_worker(id) else {
             return Ok(());
         };
-        self.parts[index].worker = None;
-        let error = end.err().unwrap_or_else(|| NetError::Short {
-            got_bytes: self.parts[index].left.start,
+        let Some(worker) = self.parts[index].worker.take() else {
+            return Ok(());
+        };
+        let short = |got_bytes| NetError::Short {
+            got_bytes,
             wanted_bytes: Some(self.whole.length_bytes),
             reason: "connection closed".into(),
-        });
-        self.fruitless += 1;
-        let others = self.active();
-        if others == 0 {
+        };
+        let error = end
+            .err()
+            .unwrap_or_else(|| short(self.parts[index].left.start));
+        let (left, retry) = (self.active(), error.retry());
+        if left == 0 && worker.place == OWN {
             return Err(error);
         }
+        let overload = retry.filter(|retry| retry.is_overload);
+        if let Some(retry) = overload {
+            self.leave_alone(url);
+            self.sink.refused(url, retry);
+        }
+        if left == 0 {
+            // What somebody else did is no fault of the one that began.
+            let of_own = self.own_error.take();
+            return Err(of_own.unwrap_or_else(|| short(self.parts[index].left.start)));
+        }
         self.give_back(index);
-        // Refused, or lied to: those that work are enough.
-        if error.retry().is_none() || self.fruitless >= MAX_FRUITLESS {
-            self.width = others;
-            self.gauge.settle();
+        let at_place = self.active_at(worker.place);
+        let is_final = retry.is_none() || overload.is_some();
+        self.places[worker.place].broke_off(worker.brings, is_final, at_place);
+        if worker.place == OWN {
+            self.own_error = Some(error);
+        }
+        if !worker.brings || self.next_place().is_none() {
+            self.try_others();
         }
         Ok(())
+    }
+
+    /// No more connections to a server.
+    fn leave_alone(&mut self, url: &SourceUrl) {
+        for index in 0..self.places.len() {
+            if is_one_server(self.places[index].route.current(), url) {
+                self.places[index].most = self.active_at(index);
+            }
+        }
+    }
+
+    /// Measures others in place of those that do not help; if there are none, the rest is enough.
+    fn try_others(&mut self) {
+        if self.next_place().is_some() {
+            self.gauge.again();
+        } else {
+            self.width = self.active();
+            self.gauge.settle();
+        }
     }
 
     /// Gives a part that nobody has brought anything of back to the worker that it was taken from, which may be the
@@ -308,202 +506,60 @@ impl Wide<'_, '_> {
 
     /// Measures, and changes the number of workers.
     fn adapt(&mut self) {
-        let left = self
-            .parts
-            .iter()
-            .map(|part| part.left.end - part.left.start);
-        let mut workers = self.parts.iter().filter_map(|part| part.worker.as_ref());
-        let all_bring = workers.all(|worker| worker.brings);
-        match self.gauge.verdict(self.width, left.sum(), all_bring) {
-            Some(width) if width < self.width => {
+        let left = (0..self.parts.len()).map(|index| self.left(index)).sum();
+        let all_bring = self.working().all(|worker| worker.brings);
+        match self.gauge.verdict(self.width, left, all_bring) {
+            Verdict::Wait => {}
+            Verdict::More(width) => {
                 self.width = width;
-                let mut active: Vec<_> = (0..self.parts.len())
-                    .filter(|&index| self.parts[index].worker.is_some())
+                self.before = (0..self.places.len())
+                    .map(|place| self.active_at(place).max(u32::from(place == OWN)))
                     .collect();
-                // The first parts are those that can be hashed first.
-                active.sort_by_key(|&index| self.parts[index].left.start);
-                for &index in active.iter().skip(width as usize) {
-                    self.parts[index].worker = None;
+            }
+            // If all are silent, it is for their time limits to say so.
+            Verdict::Silent if self.working().any(|worker| worker.brings) => {
+                self.drop_where(|worker, _| !worker.brings);
+                self.try_others();
+            }
+            Verdict::Silent => {}
+            Verdict::Vain(fewer) => {
+                self.vain += 1;
+                let before = std::mem::take(&mut self.before);
+                self.drop_where(|worker, earlier| earlier >= before[worker.place]);
+                self.before = before;
+                if self.vain < MAX_VAIN && self.next_place().is_some() {
+                    self.gauge.again();
+                } else {
+                    self.width = fewer;
+                    self.gauge.settle();
                 }
             }
-            Some(width) => self.width = width,
-            None => {}
-        }
-    }
-}
-
-/// Measures whether more connections pay.
-#[derive(Debug)]
-struct Gauge {
-    limits: Limits,
-    /// The rate of fewer connections, and how many they were; `None` once it is decided.
-    before: Option<(f64, u32)>,
-    since: Instant,
-    bytes: u64,
-    /// Connections that have just begun say nothing.
-    warming_up: bool,
-}
-
-impl Gauge {
-    fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            before: None,
-            since: Instant::now(),
-            bytes: 0,
-            warming_up: false,
         }
     }
 
-    /// One connection was slow; returns how many are tried.
-    fn began_slow(&mut self, bytes_per_second: f64) -> u32 {
-        self.begin(bytes_per_second, 1);
-        self.most().min(2)
-    }
-
-    fn most(&self) -> u32 {
-        self.limits.widening.connections
-    }
-
-    fn begin(&mut self, bytes_per_second: f64, connections: u32) {
-        self.before = Some((bytes_per_second, connections));
-        self.since = Instant::now();
-        self.bytes = 0;
-        self.warming_up = true;
-    }
-
-    fn got(&mut self, bytes: u64) {
-        self.bytes += bytes;
-    }
-
-    /// Leaves the number as it is.
-    fn settle(&mut self) {
-        self.before = None;
-    }
-
-    /// Returns how many connections there are to be from now on, when that is known.
-    fn verdict(&mut self, connections: u32, left_bytes: u64, all_bring: bool) -> Option<u32> {
-        let (before, fewer) = self.before?;
-        let took = self.since.elapsed();
-        let measure_for = self.limits.widening.measure_for;
-        if self.warming_up {
-            // Not for ever: one that hangs must not keep the others from being measured.
-            if (all_bring && took >= measure_for / 4) || took >= measure_for * 4 {
-                self.since = Instant::now();
-                self.bytes = 0;
-                self.warming_up = false;
-            }
-            return None;
-        }
-        if took < measure_for {
-            return None;
-        }
-        let now = self.bytes as f64 / took.as_secs_f64();
-        if before == UNKNOWN && !self.limits.widening.is_slow(now, left_bytes) {
-            self.begin(UNKNOWN, connections);
-            return None;
-        }
-        if now <= before * PAYS_ABOVE {
-            self.settle();
-            return Some(fewer);
-        }
-        let more = connections.saturating_mul(2).min(self.most());
-        if more == connections {
-            self.settle();
-            return None;
-        }
-        self.begin(now, connections);
-        Some(more)
-    }
-}
-
-/// What a worker does.
-struct Job {
-    request: Begun,
-    url: SourceUrl,
-    part: Range<u64>,
-    length_bytes: u64,
-    limits: Limits,
-}
-
-enum Begun {
-    Answered(reqwest::Response),
-    NotYet(Box<reqwest::RequestBuilder>),
-}
-
-impl Whole<'_> {
-    /// Asks for a part, and for no byte behind it.
-    fn request(&self, part: &Range<u64>) -> reqwest::RequestBuilder {
-        // Streams of one HTTP/2 connection would share what that connection gets.
-        let http = self.client.one_connection_each();
-        let range = format!("bytes={}-{}", part.start, part.end - 1);
-        let mut request = http
-            .get(self.route.current().url().clone())
-            .header(RANGE, range);
-        if let Some(validator) = &self.validator {
-            request = request.header(IF_RANGE, validator);
-        }
-        if let Some(credentials) = self.route.credentials() {
-            request = request.basic_auth(&credentials.user, credentials.password.as_ref());
-        }
-        request
-    }
-}
-
-impl Job {
-    async fn run(self, id: u64, events: &mpsc::Sender<Event>) -> Result<(), NetError> {
-        let limits = self.limits;
-        let mut response = match self.request {
-            Begun::Answered(response) => response,
-            Begun::NotYet(request) => {
-                let sending = tokio::time::timeout(limits.first_byte_timeout, request.send());
-                let response = sending
-                    .await
-                    .map_err(|_| NetError::Timeout {
-                        phase: Phase::FirstByte,
-                        limit: limits.first_byte_timeout,
-                    })?
-                    .map_err(|error| NetError::from_request(&error, limits.connect_timeout))?;
-                let code = response.status().as_u16();
-                if code != 206 {
-                    let retry_after = range::retry_after(response.headers());
-                    return Err(NetError::Status { code, retry_after });
-                }
-                check_encoding(&response, &self.url)?;
-                let length = response.content_length();
-                let total = range::part_of(response.headers(), self.part.clone(), length)?;
-                if total != self.length_bytes {
-                    let reason =
-                        format!("the whole has {total} bytes, and had {}", self.length_bytes);
-                    return Err(NetError::Protocol { reason });
-                }
-                response
-            }
-        };
-        let mut stall = StallWatch::new(limits.stall_bytes_per_second, limits.stall_window);
-        let mut at = self.part.start;
-        loop {
-            let asked = Instant::now();
-            let chunk = match tokio::time::timeout(POLL_INTERVAL, response.chunk()).await {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Err(error)) => {
-                    return Err(NetError::from_body(&error, at, Some(self.length_bytes)));
-                }
-                Err(_nothing_yet) => Bytes::new(),
+    /// Ends connections, by what they are and how many of their place bring earlier parts, which can be hashed first.
+    /// Their places get no more than are left.
+    fn drop_where(&mut self, is_dropped: impl Fn(&Worker, u32) -> bool) {
+        let mut active: Vec<_> = (0..self.parts.len())
+            .filter(|&index| self.parts[index].worker.is_some())
+            .collect();
+        active.sort_by_key(|&index| self.parts[index].left.start);
+        let mut kept = vec![0; self.places.len()];
+        let mut dropped = Vec::new();
+        for &index in &active {
+            let Some(worker) = &self.parts[index].worker else {
+                continue;
             };
-            let bytes = chunk.len() as u64;
-            if stall.stalled_after(asked.elapsed(), bytes) {
-                return Err(NetError::Stall {
-                    got_bytes: at,
-                    bytes_per_second: limits.stall_bytes_per_second,
-                    window: limits.stall_window,
-                });
+            let place = worker.place;
+            if is_dropped(worker, kept[place]) {
+                self.parts[index].worker = None;
+                dropped.push(place);
+            } else {
+                kept[place] += 1;
             }
-            at += bytes;
-            if bytes > 0 && events.send(Event::Bytes(id, chunk)).await.is_err() {
-                return Ok(());
-            }
+        }
+        for place in dropped {
+            self.places[place].most = kept[place];
         }
     }
 }

@@ -4,6 +4,7 @@ use store_index::address::ContentAddress;
 
 use super::attributes::Attributes;
 use crate::error::FetchError;
+use crate::mirrors::MirrorSites;
 use crate::source_url::SourceUrl;
 
 /// The most URLs that are looked at, and tried once mirrors are expanded: the longest list of mirrors known has some
@@ -22,22 +23,29 @@ pub(super) struct Urls {
 
 impl Urls {
     /// Reads the URLs of a derivation as Nixpkgs does: each `mirror://SITE/PATH` stands for `PATH` behind every mirror
-    /// in `NIX_MIRRORS_SITE`, else in `FETCH_MIRRORS_SITE`.
+    /// in `NIX_MIRRORS_SITE`, else of the site that was configured, else in `FETCH_MIRRORS_SITE`, else of the built-in
+    /// site.
     pub(super) fn expand(
         texts: &[String],
         attributes: &Attributes<'_>,
+        sites: &MirrorSites,
     ) -> Result<Self, FetchError> {
         let mut urls = Self::default();
         for text in texts {
             match text.strip_prefix("mirror://") {
                 None => urls.push(text),
-                Some(rest) => urls.push_mirrors(rest, attributes)?,
+                Some(rest) => urls.push_mirrors(rest, attributes, sites)?,
             }
         }
         Ok(urls)
     }
 
-    fn push_mirrors(&mut self, rest: &str, attributes: &Attributes<'_>) -> Result<(), FetchError> {
+    fn push_mirrors(
+        &mut self,
+        rest: &str,
+        attributes: &Attributes<'_>,
+        sites: &MirrorSites,
+    ) -> Result<(), FetchError> {
         let site = rest.split_once('/').filter(|(site, path)| {
             let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
             !site.is_empty()
@@ -52,13 +60,25 @@ impl Urls {
             );
             return Ok(());
         };
-        let mirrors = attributes.overridable(&format!("MIRRORS_{site}"))?;
-        if mirrors.is_empty() {
-            self.warnings
-                .push(format!("unknown mirror:// site `{site}'"));
-        }
-        for mirror in mirrors {
+        let of_nix = attributes.words(&format!("NIX_MIRRORS_{site}"))?;
+        let mirrors = match of_nix.is_empty() {
+            true if sites.has_own(site) => Vec::new(),
+            true => attributes.words(&format!("FETCH_MIRRORS_{site}"))?,
+            false => of_nix,
+        };
+        for mirror in &mirrors {
             self.push(&format!("{mirror}{path}"));
+        }
+        if mirrors.is_empty() {
+            let url = SourceUrl::parse(&format!("mirror://{rest}"));
+            let urls = url.map(|url| sites.expand(&url)).unwrap_or_default();
+            if urls.is_empty() {
+                self.warnings
+                    .push(format!("unknown mirror:// site `{site}'"));
+            }
+            for url in urls {
+                self.push_url(url);
+            }
         }
         Ok(())
     }
@@ -68,10 +88,15 @@ impl Urls {
             return;
         }
         match SourceUrl::parse(text) {
-            Ok(url) if self.urls.contains(&url) => {}
-            Ok(url) => self.urls.push(url),
+            Ok(url) => self.push_url(url),
             // The text may hold a password, so it is not repeated.
             Err(error) => self.warnings.push(format!("a URL is skipped: {error}")),
+        }
+    }
+
+    fn push_url(&mut self, url: SourceUrl) {
+        if self.urls.len() < MAX_URLS && !self.urls.contains(&url) {
+            self.urls.push(url);
         }
     }
 

@@ -72,7 +72,8 @@ fn deliver(
         },
         DEFAULT_STORE,
     )?;
-    let Order { request, warnings } = Order::read(&attributes)?;
+    let sites = environment.configuration.mirror_sites.clone();
+    let Order { request, warnings } = Order::read(&attributes, &sites.unwrap_or_default())?;
     let is_check = is_check(&settings, &request);
     let places = settings.places(is_check)?;
     for warning in &warnings {

@@ -30,8 +30,11 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Reads it.
-    pub(super) fn read(attributes: &Attributes<'_>) -> Result<Self, FetchError> {
+    /// Reads it. `sites` are those of `mirror://` that were configured.
+    pub(super) fn read(
+        attributes: &Attributes<'_>,
+        sites: &MirrorSites,
+    ) -> Result<Self, FetchError> {
         let output = attributes.output()?;
         let (address, form) = address(attributes)?;
         let executable = attributes.switch("executable")?;
@@ -66,7 +69,7 @@ impl Order {
             .iter()
             .filter_map(|text| SourceUrl::parse(text).ok()?.default_name().ok())
             .collect();
-        let plain = Urls::expand(&texts, attributes)?;
+        let plain = Urls::expand(&texts, attributes, sites)?;
         let hashed = Urls::hashed(&address, attributes)?;
         warnings.extend(plain.warnings);
         warnings.extend(hashed.warnings);

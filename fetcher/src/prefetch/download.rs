@@ -30,7 +30,7 @@ use crate::tree_copy;
 use crate::verify::{FileCheck, Verdict};
 
 /// What came of one URL: the hash and the length, or why nothing.
-type Download = Result<(ContentAddress, u64), (AttemptResult, String)>;
+pub(super) type Download = Result<(ContentAddress, u64), (AttemptResult, String)>;
 
 /// Hears what is told again in other words.
 struct Unheard;
@@ -47,6 +47,8 @@ pub(super) struct Downloads<'a> {
     pub(super) listener: &'a dyn Listener,
     pub(super) watch: Watch<'a>,
     pub(super) attempts: &'a mut Vec<Attempt>,
+    /// What is said if nothing comes that there is room for.
+    pub(super) no_room: Option<FetchError>,
 }
 
 /// A download that landed, and the hash that it has.
@@ -73,7 +75,9 @@ impl Downloads<'_> {
     pub(super) fn first(&mut self, policy: &Policy) -> Result<Landed, FetchError> {
         let request = &self.wish.request;
         let is_here = |git: &GitSource| remote::is_local(&git.url) && !git.submodules;
-        if policy.offline && !request.git.as_ref().is_some_and(is_here) {
+        let is_of_here = request.git.as_ref().is_some_and(is_here)
+            || request.urls.iter().any(SourceUrl::is_file);
+        if policy.offline && !is_of_here {
             return Err(FetchError::usage(
                 "without a hash there is nothing to look for here, and the network is off (--offline)",
             )
@@ -90,7 +94,8 @@ impl Downloads<'_> {
             policy.limits,
             policy.client.clone(),
             Arc::clone(&policy.access),
-        );
+        )
+        .one_at_a_time();
         let mut trouble = None;
         let urls = request.urls.iter().flat_map(|url| {
             let mirrors = request.mirror_sites.expand(url);
@@ -103,6 +108,11 @@ impl Downloads<'_> {
         for url in &urls.collect::<Vec<_>>() {
             let started = Instant::now();
             let asked = match policy.access.rules.apply(url) {
+                _ if url.is_file() => self.copy_here(url, &folder)?,
+                Ok(_) if policy.offline => {
+                    let reason = "the network is off (--offline)".to_owned();
+                    Err((AttemptResult::Skipped, reason))
+                }
                 Ok(asked) => self.download(&asked, &mut downloader, &folder)?,
                 Err(blocked) => Err((AttemptResult::Skipped, blocked.to_string())),
             };
@@ -143,6 +153,9 @@ impl Downloads<'_> {
             };
             self.record(SourceKind::Url, url, result, Some(reason), 0, started);
         }
+        if let Some(no_room) = self.no_room.take() {
+            return Err(no_room);
+        }
         Err(match trouble {
             Some((kind, reason)) => FetchError::new(
                 kind,
@@ -164,12 +177,7 @@ impl Downloads<'_> {
         }
         let folder = OwnFolder::new()?;
         let path = folder.path(&self.wish.name);
-        let cannot_write = |error: std::io::Error| {
-            OwnFolder::explain(FetchError::local(format!(
-                "cannot write {}: {error}",
-                printable(&path)
-            )))
-        };
+        let cannot_write = |error: std::io::Error| cannot_write(&path, &error);
         let place = Place::open(&path).map_err(cannot_write)?;
         let started = Instant::now();
         let mut rooms = Rooms::new(None, &place, None);
@@ -244,13 +252,33 @@ impl Downloads<'_> {
             ..policy.clone()
         };
         let mut trouble = None;
+        let mut no_room = None;
         for url in &self.wish.request.urls {
+            if url.is_file() {
+                let started = Instant::now();
+                match self.unpack_here(url, &policy, &folder)? {
+                    Ok(location) => {
+                        let ok = AttemptResult::Ok;
+                        self.record(SourceKind::Url, url, ok, None, 0, started);
+                        return self.hash_tree(folder, location);
+                    }
+                    Err((result, reason)) => {
+                        trouble = Some(ErrorKind::NotFound);
+                        self.record(SourceKind::Url, url, result, Some(reason), 0, started);
+                    }
+                }
+                continue;
+            }
             let request = Request {
                 target: Target::Given(folder.path(&self.wish.name)),
                 urls: vec![url.clone()],
                 ..self.wish.request.clone()
             };
             let report = fetch::run(&request, &Places::default(), &policy, &Unheard, self.watch);
+            // A body that there is no room for is one URL's; what keeps us from writing at all is met by none.
+            let is_of_url = report.attempts.iter().any(|attempt| {
+                attempt.kind == SourceKind::Url && attempt.result == AttemptResult::Failed
+            });
             for mut attempt in report.attempts {
                 // Nothing can have a hash that nobody knows.
                 if report.left.as_deref() == Some(attempt.location.as_str()) {
@@ -262,6 +290,9 @@ impl Downloads<'_> {
             }
             match (report.left, report.result) {
                 (Some(location), _) => return self.hash_tree(folder, location),
+                (None, Err(error)) if error.kind == ErrorKind::Local && is_of_url => {
+                    no_room = Some(error);
+                }
                 (None, Err(error))
                     if matches!(error.kind, ErrorKind::Local | ErrorKind::Interrupted) =>
                 {
@@ -270,6 +301,9 @@ impl Downloads<'_> {
                 (None, Err(error)) => trouble = Some(error.kind),
                 (None, Ok(_)) => return Err(no_such_hash()),
             }
+        }
+        if let Some(no_room) = no_room {
+            return Err(no_room);
         }
         Err(FetchError::new(
             trouble.unwrap_or(ErrorKind::Mismatch),
@@ -317,9 +351,35 @@ impl Downloads<'_> {
         }
     }
 
+    /// Opens an empty file where content gets its name, over what a broken download left.
+    pub(super) fn room(&self, folder: &OwnFolder) -> Result<File, FetchError> {
+        let path = folder.path(&self.wish.name);
+        let opened = fs_err::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path);
+        let file = opened.map_err(|error| cannot_write(&path, &error))?;
+        Ok(file.into_file())
+    }
+
+    /// Another URL may have less to send where this one has too much for the disk.
+    pub(super) fn no_room_or(
+        &mut self,
+        said: FetchError,
+        error: &std::io::Error,
+    ) -> Result<(AttemptResult, String), FetchError> {
+        if error.kind() != std::io::ErrorKind::StorageFull {
+            return Err(said);
+        }
+        self.no_room = Some(said);
+        Ok((AttemptResult::Failed, error.to_string()))
+    }
+
     /// Downloads from one place.
     fn download(
-        &self,
+        &mut self,
         url: &SourceUrl,
         downloader: &mut Downloader,
         folder: &OwnFolder,
@@ -335,34 +395,26 @@ impl Downloads<'_> {
                 return Ok(Err((AttemptResult::Skipped, reason)));
             }
         }
-        let path = folder.path(&self.wish.name);
-        let cannot_write = |error: std::io::Error| {
-            OwnFolder::explain(FetchError::local(format!(
-                "cannot write {}: {error}",
-                printable(&path)
-            )))
-        };
-        // Over what a broken download left.
-        let file = fs_err::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(cannot_write)?
-            .into_file();
+        let file = self.room(folder)?;
         let what = format!("downloading {url}");
         self.watch.progress.begin(&what, None, Unit::Bytes);
         let mut room = StagedFile { file, hidden: None };
         let landed = downloader.land_archive(url, &mut room, None, self.watch);
         self.watch.progress.end();
         let file = room.file;
+        let path = folder.path(&self.wish.name);
         match landed {
             Ok((bytes, _)) => {
-                publish::set_mode(&file, self.wish.request.executable).map_err(cannot_write)?;
+                publish::set_mode(&file, self.wish.request.executable)
+                    .map_err(|error| cannot_write(&path, &error))?;
                 Ok(Ok((self.hash(&file, bytes)?, bytes)))
             }
-            Err(error) => self.not_downloaded(error, cannot_write).map(Err),
+            Err(DownloadError::Write(error)) => self
+                .no_room_or(cannot_write(&path, &error), &error)
+                .map(Err),
+            Err(error) => self
+                .not_downloaded(error, |error| cannot_write(&path, &error))
+                .map(Err),
         }
     }
 
@@ -397,6 +449,15 @@ impl Downloads<'_> {
                 .and_then(|()| copy::hash(file, bytes, check, self.watch))
         };
         self.watch.progress.end();
+        self.address_of(verdict)
+    }
+
+    /// Returns what the hash of a file is.
+    pub(super) fn address_of(
+        &self,
+        verdict: Result<Verdict, CopyError>,
+    ) -> Result<ContentAddress, FetchError> {
+        let address = &self.wish.request.address;
         match verdict {
             Ok(Verdict::Right(_)) => Ok(*address),
             Ok(Verdict::Wrong { got: Some(got), .. }) => {
@@ -432,6 +493,13 @@ impl Downloads<'_> {
     }
 }
 
-fn no_such_hash() -> FetchError {
+pub(super) fn cannot_write(path: &Path, error: &std::io::Error) -> FetchError {
+    OwnFolder::explain(FetchError::local(format!(
+        "cannot write {}: {error}",
+        printable(path)
+    )))
+}
+
+pub(super) fn no_such_hash() -> FetchError {
     FetchError::local("what was downloaded has no hash of the kind that is wanted")
 }

@@ -6,7 +6,6 @@ use super::url::by_url;
 use super::{Lookup, Source, SourceKind};
 use crate::archives::Archive;
 use crate::request::Request;
-use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct Archived<'a> {
@@ -37,11 +36,6 @@ impl Source for Archived<'_> {
             ),
             Err(reason) => Lookup::Absent(Some(reason.to_owned())),
         }
-    }
-
-    fn reservation(&self, request: &Request, state: &State) -> Option<String> {
-        let urls = self.archive.urls(request).ok()?;
-        state.failures().describe(urls.first()?, &request.address)
     }
 
     fn is_network(&self) -> bool {

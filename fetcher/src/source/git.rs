@@ -14,7 +14,6 @@ use super::{Candidate, CandidatePlace, CloneOf, KnownNames, Lookup, Source, Sour
 use crate::git::{Checkout, Here, Revision, remote};
 use crate::places::Places;
 use crate::request::{GitSource, Request, Target};
-use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct Git {
@@ -63,11 +62,6 @@ impl Source for Git {
             here: self.here.clone(),
         });
         Lookup::Found(vec![candidate(&self.source, clone)])
-    }
-
-    fn reservation(&self, request: &Request, state: &State) -> Option<String> {
-        let failures = state.failures();
-        failures.describe(&self.source.url, &request.address)
     }
 
     fn is_network(&self) -> bool {

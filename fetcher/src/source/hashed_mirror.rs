@@ -9,7 +9,6 @@ use crate::mirror_layout::{LAYOUT_FILE, Layouts};
 use crate::mirrors;
 use crate::request::Request;
 use crate::source_url::SourceUrl;
-use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct HashedMirror<'a> {
@@ -61,12 +60,6 @@ impl Source for HashedMirror<'_> {
             });
         }
         Lookup::Found(candidates)
-    }
-
-    fn reservation(&self, request: &Request, state: &State) -> Option<String> {
-        let failures = state.failures();
-        let urls = mirrors::hashed_urls(self.mirror, request);
-        failures.describe(urls.first()?, &request.address)
     }
 
     fn is_network(&self) -> bool {

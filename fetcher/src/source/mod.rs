@@ -24,6 +24,7 @@ mod url;
 pub(crate) use self::absent::AbsentMedia;
 pub(crate) use self::item_names::ItemNames;
 pub(crate) use self::ledger::ledger;
+pub(crate) use self::url::of_file;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -38,7 +39,6 @@ use crate::git::{Checkout, Here};
 use crate::places::Places;
 use crate::request::{GitSource, Request};
 use crate::source_url::SourceUrl;
-use crate::state::State;
 
 /// The most candidates that one index is asked for.
 pub const MAX_CANDIDATES: usize = 8;
@@ -257,11 +257,6 @@ pub trait Source: std::fmt::Debug {
         _candidate: &Candidate,
         _is_right: bool,
     ) -> Option<String> {
-        None
-    }
-
-    /// Returns what is remembered against asking it, if that matters.
-    fn reservation(&self, _request: &Request, _state: &State) -> Option<String> {
         None
     }
 

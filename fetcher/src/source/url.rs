@@ -11,7 +11,6 @@ use store_index::watch::Watch;
 use super::{Candidate, CandidatePlace, KnownNames, Lookup, Source, SourceKind};
 use crate::request::{Request, Target};
 use crate::source_url::{Scheme, SourceUrl};
-use crate::state::State;
 
 #[derive(Debug)]
 pub(super) struct Url {
@@ -44,6 +43,25 @@ pub(super) fn by_url(kind: SourceKind, url: SourceUrl) -> Candidate {
         names: KnownNames::NotGuarded,
         index: None,
     }
+}
+
+/// Returns the file of this machine that a `file://` URL names.
+pub(crate) fn of_file(kind: SourceKind, url: &SourceUrl) -> io::Result<Candidate> {
+    let path = url.url().to_file_path().map_err(|()| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a file:// URL has a path on this machine",
+        )
+    })?;
+    // The path was named, so that links on it lead where they lead.
+    let path = fs_err::canonicalize(path)?;
+    let (folder, name) = match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => (folder.to_owned(), PathBuf::from(name)),
+        _ => (path, PathBuf::new()),
+    };
+    let root = Rc::new(Beneath::open(&folder)?);
+    let names = KnownNames::NotGuarded;
+    Ok(Candidate::local(kind, &root, name, None, names))
 }
 
 impl Source for Url {
@@ -80,21 +98,6 @@ impl Source for Url {
         Lookup::Found(urls.into_iter().map(candidate).collect())
     }
 
-    fn reservation(&self, request: &Request, state: &State) -> Option<String> {
-        let failures = state.failures();
-        if *self.url.scheme() != Scheme::Mirror {
-            return failures.describe(&self.url, &request.address);
-        }
-        let urls = request.mirror_sites.expand(&self.url);
-        let described = urls
-            .iter()
-            .map(|url| match failures.describe(url, &request.address) {
-                Some(reservation) => format!("{url} ({reservation})"),
-                None => url.to_string(),
-            });
-        Some(described.collect::<Vec<_>>().join(", "))
-    }
-
     fn is_network(&self) -> bool {
         !self.url.is_file()
     }
@@ -106,25 +109,8 @@ impl Url {
         if matches!(request.target, Target::Given(_)) {
             return Lookup::Skipped("only a command line may name a file:// URL".into());
         }
-        let found = self.url.url().to_file_path().map_err(|()| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a file:// URL has a path on this machine",
-            )
-        });
-        // The path was named, so that links on it lead where they lead.
-        let opened = found.and_then(fs_err::canonicalize).and_then(|path| {
-            let (folder, name) = match (path.parent(), path.file_name()) {
-                (Some(folder), Some(name)) => (folder.to_owned(), PathBuf::from(name)),
-                _ => (path, PathBuf::new()),
-            };
-            Ok((Rc::new(Beneath::open(&folder)?), name))
-        });
-        match opened {
-            Ok((root, name)) => {
-                let names = KnownNames::NotGuarded;
-                Lookup::Found(vec![Candidate::local(self.kind, &root, name, None, names)])
-            }
+        match of_file(self.kind, &self.url) {
+            Ok(candidate) => Lookup::Found(vec![candidate]),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Lookup::Absent(None),
             Err(error) => Lookup::Unavailable(error.to_string()),
         }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -214,6 +215,54 @@ impl Failures {
                 counts.remove(&least);
             }
         }
+    }
+}
+
+/// What is remembered, for a download that goes on for long: others meet servers meanwhile, and so does it.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    failures: Failures,
+    /// Where it is read again, and added to.
+    folder: Option<PathBuf>,
+    address: ContentAddress,
+}
+
+impl Memory {
+    pub(crate) fn new(failures: Failures, folder: Option<&Path>, address: &ContentAddress) -> Self {
+        Self {
+            failures,
+            folder: folder.map(Path::to_owned),
+            address: *address,
+        }
+    }
+
+    /// Returns what was known at the beginning.
+    pub(crate) const fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// Returns what is known now.
+    pub(crate) fn read_again(&self) -> Failures {
+        match &self.folder {
+            Some(_) => self.state().failures(),
+            None => self.failures.clone(),
+        }
+    }
+
+    /// Remembers that the host of a URL wants to be left alone. What came of the URL is not told yet.
+    pub(crate) fn note_pause(&self, url: &SourceUrl, pause: Duration) {
+        let outcome = Outcome::Failed {
+            counts: false,
+            of_host: true,
+            redirected_to: None,
+            pause: Some(pause),
+        };
+        let state = self.state();
+        state.remember(&self.failures, url, &self.address, &outcome);
+    }
+
+    fn state(&self) -> State {
+        State::at(self.folder.clone())
     }
 }
 

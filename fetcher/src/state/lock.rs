@@ -132,7 +132,35 @@ impl State {
     }
 }
 
+/// The ending of a file beside a lock, which those who wait for what is downloaded share a lock on.
+pub(super) const WANTED: &str = ".wanted";
+
+impl State {
+    /// Tells whoever downloads a content that somebody waits for it, as long as the file is open.
+    pub(crate) fn want(&self, address: &ContentAddress) -> Option<File> {
+        let locks = self.make_folder(LOCKS)?;
+        let name = format!("{}{WANTED}", key(address));
+        // Without it, the content is downloaded once more.
+        let file = open_file(&locks, &name, OFlags::CREATE).ok()?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        Some(file)
+    }
+}
+
 impl Claim {
+    /// Returns true if somebody waits for the content. If nobody does, the file that would say so goes.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let name = format!("{}{WANTED}", self.key);
+        let Ok(file) = open_file(&self.locks, &name, OFlags::empty()) else {
+            return false;
+        };
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if locked.is_ok() {
+            let _ = rustix::fs::unlinkat(&*self.locks, name, AtFlags::empty());
+        }
+        locked == Err(Errno::WOULDBLOCK)
+    }
+
     /// Returns true if whoever had it before failed.
     pub(crate) fn is_after_failure(&self) -> bool {
         self.lock.as_ref().is_some_and(|lock| lock.after_failure)

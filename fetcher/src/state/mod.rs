@@ -34,7 +34,7 @@ use store_index::path_text::printable;
 
 pub use self::copies::CopyBounds;
 pub(crate) use self::copies::{CONTENT as COPY_CONTENT, KeptCopy, NewCopy};
-pub(crate) use self::failures::{Failures, Outcome};
+pub(crate) use self::failures::{Failures, Memory, Outcome};
 pub(crate) use self::lock::{Claim, Claimed, Holder};
 pub(crate) use self::parts::Parts;
 pub(crate) use self::spool::{Partial, SPOOL_ABOVE_BYTES};
@@ -98,6 +98,11 @@ impl State {
             opened: RefCell::new(opened.clone()),
             ..Self::at(path.clone())
         }
+    }
+
+    /// Returns where the folder is.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Returns why the folder is not used, once.

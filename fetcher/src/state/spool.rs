@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use store_index::address::ContentAddress;
 use store_index::digest::Digest;
 
-use super::lock::{self, Claim, LOCK};
+use super::lock::{self, Claim, LOCK, WANTED};
 use super::parts::{NEW_PARTS, PARTS};
 use super::{key, open_file, read_record};
 use crate::net::BodyStart;
@@ -181,6 +181,14 @@ impl Claim {
         let _ = rustix::fs::unlinkat(&*self.spool, name, AtFlags::empty());
     }
 
+    /// Leaves the whole for those who wait, where nobody else can: what went to standard output lies nowhere.
+    pub(crate) fn leave_whole(&self, bytes: u64) {
+        let mut record = self.record();
+        record.version = RECORD_VERSION;
+        record.length = Some(bytes);
+        self.write_record(&record);
+    }
+
     /// Forgets what has come: the whole is delivered, or it is wrong.
     pub(crate) fn clear(&self) {
         self.set_hashed(None);
@@ -216,10 +224,14 @@ impl Claim {
         {
             record.validators.insert(url_key(&start.url), validator);
         }
+        self.write_record(&record);
+    }
+
+    fn write_record(&self, record: &Record) {
         let name = format!("{}{RECORD}", self.key);
         let written = open_file(&self.spool, &name, OFlags::CREATE | OFlags::TRUNC)
             .map_err(io::Error::from)
-            .and_then(|mut file| file.write_all(&serde_json::to_vec(&record)?));
+            .and_then(|mut file| file.write_all(&serde_json::to_vec(record)?));
         // Without it, the rest is asked for without a validator.
         drop(written);
     }
@@ -321,6 +333,12 @@ pub(super) fn trim(spool: &OwnedFd, locks: &OwnedFd, own: Option<&str>, all: boo
             && let Ok(Ok(_lock)) = lock::lock(locks, &entry.key)
         {
             remove(spool, &entry.key);
+        }
+    }
+    for entry in old_first(locks, WANTED) {
+        if entry.age > MAX_AGE {
+            let name = format!("{}{WANTED}", entry.key);
+            let _ = rustix::fs::unlinkat(locks, name, AtFlags::empty());
         }
     }
     for entry in old_first(locks, LOCK) {
