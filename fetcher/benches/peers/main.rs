@@ -13,7 +13,9 @@ mod nix_builds;
 mod relay;
 mod report;
 mod rows;
-mod slow_path;
+#[path = "../../../tests/support/wire.rs"]
+#[expect(dead_code, reason = "the tests also count bytes, and let it go dark")]
+mod wire;
 
 use std::io::Write as _;
 use std::path::PathBuf;
