@@ -90,9 +90,10 @@ fn run(options: &Options) -> Result<()> {
         }
         fs_err::remove_dir_all(&folder)?;
         notes.push(group.how);
-    }
-    if let Some(path) = &options.write {
-        fs_err::write(path, report::page(&rows, &machine, &notes))?;
+        // After each group: a run that is cut short leaves what it has.
+        if let Some(path) = &options.write {
+            fs_err::write(path, report::page(&rows, &machine, &notes))?;
+        }
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ impl Sizes {
         links: 1_000,
         downloaded_bytes: 10 * MIB,
         batch_files: 20,
-        far_bytes: 3_000_000,
+        far_bytes: 6_000_000,
         repository_files: 300,
         repository_commits: 20,
         built_bytes: [1024, MIB, 2 * MIB],
