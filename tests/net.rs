@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fetcher::net::{BodySink, BodyStart, Client, Delivered, Limits, NetError, Widening};
 use fetcher::source_url::SourceUrl;
 
@@ -56,9 +57,9 @@ impl BodySink for Kept {
         Ok(())
     }
 
-    fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
+    fn write(&mut self, chunk: Bytes) -> io::Result<()> {
         assert!(!chunk.is_empty());
-        self.bytes.extend_from_slice(chunk);
+        self.bytes.extend_from_slice(&chunk);
         match self.room_bytes {
             Some(room_bytes) if self.bytes.len() > room_bytes => {
                 Err(io::ErrorKind::StorageFull.into())

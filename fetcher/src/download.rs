@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderMap;
 use store_index::watch::{Progress, Watch};
 
 use crate::disk;
+use crate::hashing::Hashing;
 use crate::mirror_layout::{LAYOUT_FILE, Layout, MAX_LAYOUT_BYTES};
 use crate::net::{
     self, Access, BodySink, BodyStart, Client, Delivered, Limits, NetClass, NetError, Resume,
@@ -234,12 +236,18 @@ impl Downloader {
                 }
             }
         }
-        let mut landing = self.landing(url, room, (claim, partial), Some((check, request)), watch);
+        let mut landing = self.landing(
+            url,
+            room,
+            (claim, partial),
+            Some((Hashing::new(check), request)),
+            watch,
+        );
         self.get(&mut landing, watch)?;
         let is_spliced = landing.went_on || landing.is_mixed;
         let Landing { room, check, .. } = landing;
         let (check, _) = check.expect("the check stays");
-        match check.finish(&room.file) {
+        match check.finish().finish(&room.file) {
             Ok(verdict) => Ok((verdict, is_spliced)),
             Err(error) => {
                 // What cannot be read now cannot be read by the next run either.
@@ -277,7 +285,7 @@ impl Downloader {
         url: &'a SourceUrl,
         room: &'a mut StagedFile,
         (claim, partial): (Option<&'a Claim>, Option<Partial>),
-        check: Option<(FileCheck, &'a Request)>,
+        check: Option<(Hashing, &'a Request)>,
         watch: Watch<'a>,
     ) -> Landing<'a> {
         Landing {
@@ -439,7 +447,7 @@ struct Landing<'a> {
     /// What is there and was not gone on with yet.
     partial: Option<Partial>,
     /// Has seen what is there; `None` for what is hashed later.
-    check: Option<(FileCheck, &'a Request)>,
+    check: Option<(Hashing, &'a Request)>,
     progress: &'a dyn Progress,
     /// How much came since the disk was looked at, where nobody said how much will come.
     unlooked_bytes: Option<u64>,
@@ -489,7 +497,6 @@ impl Landing<'_> {
         let Some(parts) = &self.parts else {
             return Ok(());
         };
-        let mut buffer = Vec::new();
         loop {
             let reach = parts.reach(self.hashed_bytes);
             if reach == self.hashed_bytes {
@@ -499,7 +506,6 @@ impl Landing<'_> {
                 self.hashed_bytes = reach;
                 continue;
             };
-            buffer.resize(CATCH_UP_LEN, 0);
             while self.hashed_bytes < reach {
                 if self.interrupt.load(Ordering::Relaxed) {
                     return Err(io::ErrorKind::Interrupted.into());
@@ -507,14 +513,13 @@ impl Landing<'_> {
                 let left = reach - self.hashed_bytes;
                 let wanted =
                     usize::try_from(left).map_or(CATCH_UP_LEN, |left| left.min(CATCH_UP_LEN));
-                let read = self
-                    .room
-                    .file
-                    .read_at(&mut buffer[..wanted], self.hashed_bytes)?;
+                let mut buffer = BytesMut::zeroed(wanted);
+                let read = self.room.file.read_at(&mut buffer, self.hashed_bytes)?;
                 if read == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                check.update(&buffer[..read]);
+                buffer.truncate(read);
+                check.update(buffer.freeze());
                 self.hashed_bytes += read as u64;
             }
         }
@@ -594,7 +599,8 @@ impl Landing<'_> {
         self.parts = None;
         self.went_on = false;
         if let Some((check, request)) = &mut self.check {
-            *check = FileCheck::new(&request.address, request.executable, false, length);
+            let fresh = FileCheck::new(&request.address, request.executable, false, length);
+            *check = Hashing::new(fresh);
         }
         let Some(claim) = self.claim else {
             return Ok(());
@@ -657,8 +663,9 @@ impl BodySink for Landing<'_> {
         Ok(())
     }
 
-    fn write(&mut self, chunk: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.write_staged(chunk) {
+    fn write(&mut self, chunk: Bytes) -> io::Result<()> {
+        let length = chunk.len() as u64;
+        if let Err(error) = self.write_staged(&chunk) {
             let beside = self.beside.as_ref().filter(|_| self.room.is_in_spool());
             self.is_spool_full = error.kind() == io::ErrorKind::StorageFull
                 && beside.is_some_and(|beside| !is_on_one_disk(&beside.file, &self.room.file));
@@ -667,7 +674,7 @@ impl BodySink for Landing<'_> {
         if let Some((check, _)) = &mut self.check {
             check.update(chunk);
         }
-        self.progress.advance(chunk.len() as u64);
+        self.progress.advance(length);
         Ok(())
     }
 
@@ -683,9 +690,9 @@ impl BodySink for Landing<'_> {
         Ok(self.parts.is_some())
     }
 
-    fn write_at(&mut self, offset: u64, chunk: &[u8]) -> io::Result<()> {
+    fn write_at(&mut self, offset: u64, chunk: Bytes) -> io::Result<()> {
         let length = chunk.len() as u64;
-        self.room.file.write_all_at(chunk, offset)?;
+        self.room.file.write_all_at(&chunk, offset)?;
         if let Some(parts) = &mut self.parts {
             parts.add(offset..offset + length)?;
         }

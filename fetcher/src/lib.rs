@@ -23,6 +23,7 @@ pub mod explain;
 pub mod fetch;
 pub mod git;
 pub mod guix;
+mod hashing;
 mod landing;
 pub mod metrics;
 pub mod mirror_layout;

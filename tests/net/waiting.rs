@@ -115,7 +115,7 @@ impl fetcher::net::BodySink for Discarding {
         Ok(())
     }
 
-    fn write(&mut self, _chunk: &[u8]) -> std::io::Result<()> {
+    fn write(&mut self, _chunk: bytes::Bytes) -> std::io::Result<()> {
         thread::sleep(Duration::from_millis(1));
         Ok(())
     }

@@ -29,6 +29,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
 };
@@ -137,18 +138,18 @@ pub trait BodySink {
     fn left_alone(&self, _url: &SourceUrl) -> Option<Duration> {
         None
     }
-    /// Called once, on the calling thread, when the server has answered 200 or 206 and before the first byte. A body
+    /// Called once, when the server has answered 200 or 206 and before the first byte. A body
     /// that begins at 0 replaces whatever was there.
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
-    /// Takes the next bytes, at least one, on a thread of its own: this is the place to write and hash.
-    fn write(&mut self, chunk: &[u8]) -> io::Result<()>;
+    /// Takes the next bytes, at least one. Until it returns nothing more is read.
+    fn write(&mut self, chunk: Bytes) -> io::Result<()>;
     /// Called where the body is to go on from several places at once, when `got_bytes` are there; false if only what
     /// is next can be taken.
     fn widen(&mut self, _got_bytes: u64) -> io::Result<bool> {
         Ok(false)
     }
     /// Takes bytes of any place, each of them once, after [`Self::widen`] has answered true.
-    fn write_at(&mut self, _offset: u64, _chunk: &[u8]) -> io::Result<()> {
+    fn write_at(&mut self, _offset: u64, _chunk: Bytes) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -268,7 +269,7 @@ impl Client {
         &self,
         url: &SourceUrl,
         resume: Option<Resume<'_>>,
-        sink: &mut (dyn BodySink + Send),
+        sink: &mut dyn BodySink,
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
         if !url.is_http() {
@@ -291,7 +292,7 @@ impl Client {
         &self,
         route: &mut Route,
         mut resume: Option<Resume<'_>>,
-        sink: &mut (dyn BodySink + Send),
+        sink: &mut dyn BodySink,
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
         loop {
@@ -359,7 +360,7 @@ impl Client {
         response: reqwest::Response,
         route: &Route,
         there: (u64, &[Range<u64>], Option<u64>),
-        sink: &mut (dyn BodySink + Send),
+        sink: &mut dyn BodySink,
         interrupt: &AtomicBool,
     ) -> Result<Delivered, NetError> {
         let content_type = response

@@ -1,14 +1,12 @@
-//! One body, from the socket to the sink: read on the calling thread, written and hashed on another.
+//! One body, from the socket to the sink, on the calling thread.
 //!
 //! It begins on one connection. Where that is slow, [`super::wide`] goes on with several.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING};
 
 use super::error::NetError;
@@ -17,21 +15,6 @@ use super::wait::{POLL_INTERVAL, StallWatch};
 use super::wide::{self, Whole};
 use super::{BodySink, BodyStart, Client, Limits, hosts, range};
 use crate::source_url::SourceUrl;
-
-/// Chunks that may wait for the sink. A chunk of plain HTTP is at most 408 KiB (the largest read of hyper), so this is
-/// 6.5 MiB at most; more did not make a transfer faster.
-const QUEUE_CHUNKS: usize = 16;
-
-/// What the writer is told.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// The next bytes.
-    Next(Bytes),
-    /// From now on bytes come from several places; so much is there. It answers whether it can take that.
-    Widen(u64, Sender<bool>),
-    /// Bytes of some place.
-    At(u64, Bytes),
-}
 
 /// How a body ended, or where it is when others shall help.
 enum Read {
@@ -73,7 +56,7 @@ pub(super) fn receive(
     response: reqwest::Response,
     route: &Route,
     (from_bytes, there, length_bytes): (u64, &[Range<u64>], Option<u64>),
-    sink: &mut (dyn BodySink + Send),
+    sink: &mut dyn BodySink,
     interrupt: &AtomicBool,
 ) -> Result<u64, NetError> {
     let (url, limits) = (route.current(), &client.limits);
@@ -108,68 +91,41 @@ pub(super) fn receive(
         });
     let _counted = hosts::count(url);
 
-    let (sender, receiver) = crossbeam_channel::bounded(QUEUE_CHUNKS);
-    thread::scope(|scope| {
-        let writer = thread::Builder::new()
-            .name("body".into())
-            .spawn_scoped(scope, move || write_chunks(receiver, sink, interrupt))
-            .map_err(|error| NetError::Setup {
-                reason: format!("no thread: {error}"),
-            })?;
-        let read = client.runtime().block_on(async {
-            let (response, got_bytes, rate) = match (&whole, there) {
-                (Some(_), [_, ..]) => (response, from_bytes, None),
-                _ => {
-                    let lengths = (from_bytes, length_bytes);
-                    let pace = whole.as_ref().filter(|_| limits.widening.connections > 1);
-                    let pace = pace.map(|_| Pace::new(limits));
-                    match read_chunks(response, lengths, pace, &sender, limits, interrupt).await? {
-                        Read::Whole(length) => return Ok(length),
-                        Read::Slow {
-                            response,
-                            got_bytes,
-                            bytes_per_second,
-                        } => (response, got_bytes, Some(bytes_per_second)),
-                    }
+    client.runtime().block_on(async {
+        let (response, got_bytes, rate) = match (&whole, there) {
+            (Some(_), [_, ..]) => (response, from_bytes, None),
+            _ => {
+                let lengths = (from_bytes, length_bytes);
+                let pace = whole.as_ref().filter(|_| limits.widening.connections > 1);
+                let pace = pace.map(|_| Pace::new(limits));
+                match read_chunks(response, lengths, pace, sink, limits, interrupt).await? {
+                    Read::Whole(length) => return Ok(length),
+                    Read::Slow {
+                        response,
+                        got_bytes,
+                        bytes_per_second,
+                    } => (response, got_bytes, Some(bytes_per_second)),
                 }
-            };
-            let Some(whole) = whole else {
-                return Err(NetError::Other {
-                    reason: "a part came of a whole of unknown length".into(),
-                });
-            };
-            let length = whole.length_bytes;
-            let rate = match widen(&sender, got_bytes, interrupt)? {
-                true => rate,
-                // One place after the other is all that the sink can do.
-                false => {
-                    let lengths = (got_bytes, Some(length));
-                    read_chunks(response, lengths, None, &sender, limits, interrupt).await?;
-                    return Ok(length);
-                }
-            };
-            wide::receive(&whole, response, got_bytes, there, rate, &sender).await?;
-            Ok(length)
-        });
-        drop(sender);
-        let written = writer
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // A writer that stops early closes the queue and so ends the reading; its reason is the one that counts.
-        written.and(read)
+            }
+        };
+        let Some(whole) = whole else {
+            return Err(NetError::Other {
+                reason: "a part came of a whole of unknown length".into(),
+            });
+        };
+        let length = whole.length_bytes;
+        let rate = match sink.widen(got_bytes).map_err(NetError::Sink)? {
+            true => rate,
+            // One place after the other is all that the sink can do.
+            false => {
+                let lengths = (got_bytes, Some(length));
+                read_chunks(response, lengths, None, sink, limits, interrupt).await?;
+                return Ok(length);
+            }
+        };
+        wide::receive(&whole, response, got_bytes, there, rate, sink).await?;
+        Ok(length)
     })
-}
-
-/// Asks the sink, which has to write what is queued first.
-fn widen(
-    queue: &Sender<Message>,
-    got_bytes: u64,
-    interrupt: &AtomicBool,
-) -> Result<bool, NetError> {
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    hand_over(queue, Message::Widen(got_bytes, sender), interrupt)?;
-    // A writer that has failed hangs up; its reason is told.
-    Ok(receiver.recv().unwrap_or(false))
 }
 
 /// Refuses a body that was compressed on the way: its hash would be that of other bytes.
@@ -238,7 +194,7 @@ async fn read_chunks(
     mut response: reqwest::Response,
     (from_bytes, length_bytes): (u64, Option<u64>),
     mut pace: Option<Pace>,
-    queue: &Sender<Message>,
+    sink: &mut dyn BodySink,
     limits: &Limits,
     interrupt: &AtomicBool,
 ) -> Result<Read, NetError> {
@@ -271,7 +227,8 @@ async fn read_chunks(
         }
         if chunk_bytes > 0 {
             got_bytes += chunk_bytes;
-            hand_over(queue, Message::Next(chunk), interrupt)?;
+            // This blocks the runtime, which has nothing else to do: the kernel goes on filling the sockets' buffers.
+            sink.write(chunk).map_err(NetError::Sink)?;
         }
         if let (Some(pace), Some(length)) = (&mut pace, length_bytes)
             && let Some(bytes_per_second) = pace.slow(chunk_bytes, length.saturating_sub(got_bytes))
@@ -291,54 +248,6 @@ async fn read_chunks(
         }),
         _ => Ok(Read::Whole(got_bytes)),
     }
-}
-
-/// Queues a message, waiting for the sink if it lags. This blocks the runtime, which has nothing else to do: the kernel
-/// goes on filling the sockets' buffers.
-pub(super) fn hand_over(
-    queue: &Sender<Message>,
-    message: Message,
-    interrupt: &AtomicBool,
-) -> Result<(), NetError> {
-    let mut waiting = message;
-    loop {
-        match queue.send_timeout(waiting, POLL_INTERVAL) {
-            Ok(()) => return Ok(()),
-            Err(SendTimeoutError::Timeout(message)) => waiting = message,
-            Err(SendTimeoutError::Disconnected(_)) => {
-                return Err(NetError::Other {
-                    reason: "the sink ended early".into(),
-                });
-            }
-        }
-        if interrupt.load(Ordering::Relaxed) {
-            return Err(NetError::Interrupted);
-        }
-    }
-}
-
-/// Drains the queue into the sink, until the reader hangs up, the sink fails or the user wants to stop. The queue closes
-/// with it, by which the reader learns of a failure.
-fn write_chunks(
-    queue: Receiver<Message>,
-    sink: &mut (dyn BodySink + Send),
-    interrupt: &AtomicBool,
-) -> Result<(), NetError> {
-    for message in queue {
-        if interrupt.load(Ordering::Relaxed) {
-            return Err(NetError::Interrupted);
-        }
-        match message {
-            Message::Next(chunk) => sink.write(&chunk),
-            Message::At(offset, chunk) => sink.write_at(offset, &chunk),
-            Message::Widen(got_bytes, answer) => sink.widen(got_bytes).map(|can| {
-                // Whoever does not wait for it any more has stopped.
-                let _ = answer.send(can);
-            }),
-        }
-        .map_err(NetError::Sink)?;
-    }
-    Ok(())
 }
 
 /// When several connections are tried for one body, and how many.

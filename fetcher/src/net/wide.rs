@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use reqwest::header::{IF_RANGE, RANGE};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -17,9 +16,9 @@ use tokio::task::AbortHandle;
 use super::error::{NetError, Phase};
 use super::hosts::{self, Counted};
 use super::redirect::Route;
-use super::transfer::{Message, check_encoding, hand_over};
+use super::transfer::check_encoding;
 use super::wait::{POLL_INTERVAL, StallWatch};
-use super::{Client, Limits, range};
+use super::{BodySink, Client, Limits, range};
 use crate::source_url::SourceUrl;
 
 /// Parts are not made smaller, in bytes: at the end of one a connection waits for a round trip or two, and brings
@@ -35,7 +34,7 @@ const MAX_FRUITLESS: u32 = 3;
 /// The rate of no connection: it is yet to be measured what one brings.
 const UNKNOWN: f64 = 0.0;
 
-/// Chunks that wait between the connections and the sink's queue.
+/// Chunks that wait for the sink.
 const QUEUE_CHUNKS: usize = 8;
 
 /// A body, and how its parts are asked for.
@@ -87,7 +86,7 @@ pub(super) async fn receive(
     got_bytes: u64,
     there: &[Range<u64>],
     bytes_per_second: Option<f64>,
-    queue: &Sender<Message>,
+    sink: &mut dyn BodySink,
 ) -> Result<(), NetError> {
     let (events, mut incoming) = mpsc::channel(QUEUE_CHUNKS);
     let mut wide = Wide {
@@ -113,7 +112,7 @@ pub(super) async fn receive(
             return Err(NetError::Interrupted);
         }
         match event {
-            Ok(Some(Event::Bytes(id, bytes))) => wide.take(id, bytes, queue)?,
+            Ok(Some(Event::Bytes(id, bytes))) => wide.take(id, bytes, sink)?,
             Ok(Some(Event::End(id, end))) => wide.end(id, end)?,
             // The sender is ours: the queue does not close.
             Ok(None) | Err(_) => {}
@@ -246,7 +245,7 @@ impl Wide<'_, '_> {
     }
 
     /// Passes on what a worker brought, as far as it still is its part.
-    fn take(&mut self, id: u64, mut bytes: Bytes, queue: &Sender<Message>) -> Result<(), NetError> {
+    fn take(&mut self, id: u64, mut bytes: Bytes, sink: &mut dyn BodySink) -> Result<(), NetError> {
         let Some(index) = self.of_worker(id) else {
             return Ok(());
         };
@@ -265,7 +264,7 @@ impl Wide<'_, '_> {
             // If somebody else brings what follows, the worker must not go on.
             self.parts.swap_remove(index);
         }
-        hand_over(queue, Message::At(at, bytes), self.whole.interrupt)
+        sink.write_at(at, bytes).map_err(NetError::Sink)
     }
 
     /// A worker is done, or cannot go on. What it did not bring is brought by another one, as long as there are others.
