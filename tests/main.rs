@@ -14,6 +14,7 @@ mod directories;
 mod git_remote;
 mod guix;
 mod kept;
+mod lossy;
 mod manual;
 mod media;
 mod metrics;

@@ -12,6 +12,8 @@ pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod sshd;
 pub(crate) mod tls;
+#[expect(dead_code, reason = "the benchmark also begins anew")]
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

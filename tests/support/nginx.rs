@@ -1,7 +1,7 @@
 //! A real nginx on a free port of the loopback.
 
 use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -17,6 +17,7 @@ pub(crate) const NGINX_WITH_TLS: &[&str] = &["nginx", "openssl"];
 #[derive(Debug)]
 pub(crate) struct Nginx {
     child: Child,
+    address: Ipv4Addr,
     port: u16,
     folder: PathBuf,
 }
@@ -29,20 +30,24 @@ impl Nginx {
 
     /// The same with more lines in the `server` block.
     pub(crate) fn configured(env: &TestEnv, server: &str) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, env, server)
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn at(address: Ipv4Addr, env: &TestEnv, server: &str) -> Self {
         let folder = env.path("nginx");
         for name in ["www", "nginx/tmp"] {
             fs_err::create_dir_all(env.path(name)).unwrap();
         }
         // Another process may take the port between our look and nginx's start: then the next one.
         for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
+            let held = TcpListener::bind((address, 0)).unwrap();
+            let listen = held.local_addr().unwrap();
+            let port = listen.port();
+            drop(held);
             env.write(
                 "nginx/nginx.conf",
-                configuration(&folder, &env.path("www"), port, server),
+                configuration(&folder, &env.path("www"), listen, server),
             );
             let child = Command::new("nginx")
                 .args([
@@ -62,13 +67,14 @@ impl Nginx {
                 .unwrap();
             let mut nginx = Self {
                 child,
+                address,
                 port,
                 folder: folder.clone(),
             };
             let mut ended = None;
             wait_until("nginx answers", || {
                 ended = nginx.child.try_wait().unwrap();
-                ended.is_some() || TcpStream::connect(("127.0.0.1", port)).is_ok()
+                ended.is_some() || TcpStream::connect(listen).is_ok()
             });
             if ended.is_none() {
                 return nginx;
@@ -135,12 +141,12 @@ impl Nginx {
 
     /// Returns the URL of a path that begins with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
+        format!("http://{}:{}{path}", self.address, self.port)
     }
 
     /// The same with user and password.
     pub(crate) fn url_with_user(&self, user: &str, path: &str) -> String {
-        format!("http://{user}@127.0.0.1:{}{path}", self.port)
+        format!("http://{user}@{}:{}{path}", self.address, self.port)
     }
 
     /// Returns the port.
@@ -175,7 +181,7 @@ impl Drop for Nginx {
     }
 }
 
-fn configuration(folder: &Path, www: &Path, port: u16, server: &str) -> String {
+fn configuration(folder: &Path, www: &Path, listen: SocketAddr, server: &str) -> String {
     let folder = folder.display();
     // As root the workers would become somebody who cannot enter the test's folder.
     let user = if super::is_root() {
@@ -200,7 +206,7 @@ http {{
     scgi_temp_path {folder}/tmp/scgi;
     default_type application/octet-stream;
     server {{
-        listen 127.0.0.1:{port};
+        listen {listen};
         root {www};
         location /slow/ {{ alias {www}/; limit_rate 200k; }}
         location /gone/ {{ return 410; }}

@@ -13,7 +13,9 @@ mod nix_builds;
 mod relay;
 mod report;
 mod rows;
-mod slow_path;
+#[path = "../../../tests/support/wire.rs"]
+#[expect(dead_code, reason = "the tests also count bytes, and let it go dark")]
+mod wire;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -88,9 +90,10 @@ fn run(options: &Options) -> Result<()> {
         }
         fs_err::remove_dir_all(&folder)?;
         notes.push(group.how);
-    }
-    if let Some(path) = &options.write {
-        fs_err::write(path, report::page(&rows, &machine, &notes))?;
+        // After each group: a run that is cut short leaves what it has.
+        if let Some(path) = &options.write {
+            fs_err::write(path, report::page(&rows, &machine, &notes))?;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use wait4::Wait4 as _;
 use crate::Result;
 
 /// Runs before the counted ones.
-const WARM_UPS: usize = 1;
+pub(crate) const WARM_UPS: usize = 1;
 
 /// What one run took.
 #[derive(Clone, Debug)]
@@ -215,8 +215,13 @@ pub(crate) fn pairs(
     )
 }
 
-/// Runs the jobs in turn.
-pub(crate) fn take_turns(scratch: &Path, runs: usize, jobs: &[Job<'_>]) -> Result<Vec<Series>> {
+/// Runs the jobs in turn, each so often before it counts and so often as it does.
+pub(crate) fn take_turns(
+    scratch: &Path,
+    warm_ups: usize,
+    runs: usize,
+    jobs: &[Job<'_>],
+) -> Result<Vec<Series>> {
     let mut series: Vec<_> = jobs
         .iter()
         .map(|job| Series {
@@ -224,10 +229,10 @@ pub(crate) fn take_turns(scratch: &Path, runs: usize, jobs: &[Job<'_>]) -> Resul
             samples: Vec::with_capacity(runs),
         })
         .collect();
-    for round in 0..WARM_UPS + runs {
+    for round in 0..warm_ups + runs {
         for (job, series) in jobs.iter().zip(&mut series) {
             let sample = job.run(scratch)?;
-            if round >= WARM_UPS {
+            if round >= warm_ups {
                 series.samples.push(sample);
             }
         }

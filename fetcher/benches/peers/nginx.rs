@@ -1,4 +1,4 @@
-//! A real nginx on a free port of the loopback.
+//! A real nginx on a free port.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -16,13 +16,18 @@ const ATTEMPTS: u32 = 250;
 #[derive(Debug)]
 pub(crate) struct Nginx {
     child: Child,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Nginx {
-    /// Serves `folder/www`.
+    /// Serves `folder/www` on the loopback.
     pub(crate) fn start(folder: &Path) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        Self::at(Ipv4Addr::LOCALHOST, folder)
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn at(address: Ipv4Addr, folder: &Path) -> Result<Self> {
+        let address = TcpListener::bind((address, 0))?.local_addr()?;
         let shown = folder.display();
         // As root the workers would become somebody who cannot enter our folder.
         let user = if rustix::process::geteuid().is_root() {
@@ -37,7 +42,7 @@ impl Nginx {
                 access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
                 client_body_temp_path {shown}/body; proxy_temp_path {shown}/proxy; fastcgi_temp_path {shown}/fastcgi;
                 uwsgi_temp_path {shown}/uwsgi; scgi_temp_path {shown}/scgi;
-                server {{ listen 127.0.0.1:{port}; root {shown}/www; }}
+                server {{ listen {address}; root {shown}/www; }}
             }}"
         );
         fs_err::write(folder.join("nginx.conf"), configuration)?;
@@ -50,9 +55,9 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("cannot run nginx: {error}"))?;
-        let mut server = Self { child, port };
+        let mut server = Self { child, address };
         for _ in 0..ATTEMPTS {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if TcpStream::connect(address).is_ok() {
                 return Ok(server);
             }
             if let Some(status) = server.child.try_wait()? {
@@ -63,12 +68,8 @@ impl Nginx {
         Err("nginx does not answer".into())
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
-    }
-
     pub(crate) fn url(&self, name: &str) -> String {
-        format!("http://127.0.0.1:{}/{name}", self.port)
+        format!("http://{}/{name}", self.address)
     }
 }
 

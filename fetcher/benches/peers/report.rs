@@ -310,7 +310,9 @@ pub(crate) fn machine(scratch: &Path) -> Vec<(String, String)> {
     let tools = [
         version("openssl", "version"),
         version("curl", "--version"),
+        version("aria2c", "--version"),
         version("nginx", "-v"),
+        version("git", "--version"),
         version("nix-store", "--version"),
         version("cp", "--version"),
     ];

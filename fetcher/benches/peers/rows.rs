@@ -1,9 +1,9 @@
 //! What is measured: one function for each group of rows.
 
 mod batch;
+mod far;
 mod git;
 mod media;
-mod slow;
 mod trees;
 
 use std::ffi::{OsStr, OsString};
@@ -12,7 +12,7 @@ use std::process::Command;
 
 use crate::Result;
 use crate::fixtures::{self, LOGICAL_STORE};
-use crate::measure::{Job, Series, Spread, once, take_turns};
+use crate::measure::{Job, Series, Spread, WARM_UPS, once, take_turns};
 use crate::nginx::Nginx;
 use crate::report::{Bound, Row, show};
 
@@ -38,6 +38,10 @@ pub(crate) struct Sizes {
     short_runs: usize,
     /// Runs of what takes seconds.
     long_runs: usize,
+    /// Runs over a wire that is slow.
+    far_runs: usize,
+    /// Runs of what takes ten seconds and more.
+    git_runs: usize,
     indexed_files: u64,
     store_items: [u64; 2],
     index_entries: u64,
@@ -47,7 +51,7 @@ pub(crate) struct Sizes {
     links: u64,
     downloaded_bytes: u64,
     batch_files: u64,
-    slow_bytes: u64,
+    far_bytes: u64,
     repository_files: u64,
     repository_commits: u64,
     pub(crate) built_bytes: [u64; 3],
@@ -59,6 +63,8 @@ impl Sizes {
     pub(crate) const FULL: Self = Self {
         short_runs: 101,
         long_runs: 7,
+        far_runs: 5,
+        git_runs: 3,
         indexed_files: 2_000_000,
         store_items: [100_000, 1_000_000],
         index_entries: 10_000_000,
@@ -68,7 +74,7 @@ impl Sizes {
         links: 1_000_000,
         downloaded_bytes: 1024 * MIB,
         batch_files: 500,
-        slow_bytes: 10_000_000,
+        far_bytes: 10_000_000,
         repository_files: 50_000,
         repository_commits: 2_000,
         built_bytes: [1024, 10 * MIB, 500 * MIB],
@@ -80,6 +86,8 @@ impl Sizes {
     pub(crate) const QUICK: Self = Self {
         short_runs: 3,
         long_runs: 2,
+        far_runs: 2,
+        git_runs: 2,
         indexed_files: 2_000,
         store_items: [500, 1_000],
         index_entries: 20_000,
@@ -89,7 +97,7 @@ impl Sizes {
         links: 1_000,
         downloaded_bytes: 10 * MIB,
         batch_files: 20,
-        slow_bytes: 6_000_000,
+        far_bytes: 6_000_000,
         repository_files: 300,
         repository_commits: 20,
         built_bytes: [1024, MIB, 2 * MIB],
@@ -203,18 +211,19 @@ pub(crate) const GROUPS: &[Group] = &[
         measure: batch::measure,
     },
     Group {
-        name: "slow",
-        how: "The slow path: a proxy of the benchmark's own before the same server. Each connection gets 450 kB/s, what one connection with cubic was measured to get at \
-              40 ms and 1 % loss; every answer comes 40 ms late, and each fifth connection breaks off after 1.5 MB. `fetch` begins with one connection and takes \
-              more when it has found that slow, `aria2c` begins with eight. All keep the file and verify it.",
-        measure: slow::measure,
+        name: "far",
+        how: "Servers far away: nginx and the clients in two network namespaces, and between them a wire of the benchmark's own, which takes 20 ms each way. Losses \
+              are random in both directions, but the same in the n-th run of each program; what waits for the line for more than 50 ms is lost too. The server's TCP \
+              has cubic, and remembers nothing between connections. `fetch` begins with one connection and takes more when it has found that slow, `aria2c` begins \
+              with eight; both verify. The line of the small files takes any amount; `curl --parallel` has 50 of them at a time if not told otherwise, the others 16.",
+        measure: far::measure,
     },
     Group {
         name: "git",
         how: "Commits: `git daemon` on the loopback, of a repository with a history of thousands of commits. The peer is what fetchers of Nix and Guix do: a \
               shallow clone, `.git` removed, hashed; it keeps nothing for the next commit, in which one file in a hundred differs. Where most files are in the store, \
-              they are so under any name, known to its index by their git ids. Bytes are what the server sent, counted by a relay in a run of its own that is not \
-              timed.",
+              they are so under any name, known to its index by their git ids. All go through a relay on the loopback, which counts what the server sends in the \
+              run that is not timed.",
         measure: git::git,
     },
     Group {
@@ -243,8 +252,13 @@ impl Bench {
         })
     }
 
+    /// What `fetch` keeps between runs.
+    fn kept(&self) -> PathBuf {
+        self.scratch.join("cache/fetch")
+    }
+
     pub(crate) fn turns(&self, runs: usize, jobs: &[Job<'_>]) -> Result<Vec<Series>> {
-        take_turns(&self.scratch, runs, jobs)
+        take_turns(&self.scratch, WARM_UPS, runs, jobs)
     }
 
     /// This program itself, as one of its parts.

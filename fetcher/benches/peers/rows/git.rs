@@ -4,14 +4,14 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::{Bench, LOGICAL_STORE, clear, mib};
 use crate::Result;
 use crate::fixtures::{self, Numbers};
-use crate::measure::{Job, Series, once};
+use crate::measure::{Job, Series, once, take_turns};
 use crate::relay::Relay;
 use crate::report::{Bound, Row, show};
 
@@ -25,7 +25,7 @@ const CHANGED: u64 = 100;
 const NOT_IN_STORE: usize = 20;
 
 /// What a fetcher of Nix or Guix does.
-const PEER: &str = "rm -rf \"$2\" && git clone -q --depth 1 --branch \"$3\" \"$1\" \"$2\" 2>/dev/null && rm -rf \"$2/.git\" && \
+const PEER: &str = "git clone -q --depth 1 --branch \"$3\" \"$1\" \"$2\" 2>/dev/null && rm -rf \"$2/.git\" && \
                     nix --extra-experimental-features nix-command hash path --type sha256 \"$2\"";
 
 /// Where things are.
@@ -33,8 +33,6 @@ struct World<'a> {
     bench: &'a Bench,
     folder: &'a Path,
     url: String,
-    /// The same through the relay.
-    counted_url: String,
     relay: Relay,
     _daemon: Daemon,
 }
@@ -48,19 +46,11 @@ pub(super) fn git(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     let world = World {
         bench,
         folder,
-        url: format!("git://127.0.0.1:{}/some.git", daemon.port),
-        counted_url: format!("git://127.0.0.1:{}/some.git", relay.port()),
+        url: format!("git://127.0.0.1:{}/some.git", relay.port()),
         relay,
         _daemon: daemon,
     };
     let (first, second) = (world.hash("v1")?, world.hash("v2")?);
-    let begin_cold = || world.begin_cold();
-    // The first commit is kept again before each run; the peer has nothing to keep.
-    let keep_first = |url: &str| {
-        begin_cold()?;
-        once(&bench.scratch, &world.fetch(url, "v1", &first, &[]))?;
-        clear(&folder.join("output"))
-    };
     let (store, index) = (folder.join("store"), folder.join("index"));
     for (number, content) in contents.iter().enumerate() {
         if number % NOT_IN_STORE != 0 {
@@ -84,41 +74,50 @@ pub(super) fn git(bench: &Bench, folder: &Path) -> Result<Vec<Row>> {
     once(&bench.scratch, &update)?;
     let what =
         format!("commit of {files} files after {commits} others, git daemon on the loopback");
-    let cold = |url: &str, more: &[&OsStr]| {
-        let job = world.fetch(url, "v1", &first, more);
-        job.prepared_by(begin_cold)
+    let cold = || {
+        let job = world.fetch("v1", &first);
+        job.prepared_by(|| world.begin_cold())
     };
-    let next = |url: &str| {
-        let same = url.to_owned();
-        let job = world.fetch(url, "v2", &second, &[]);
-        job.prepared_by(move || keep_first(&same))
-    };
-    let in_the_store = "the same, 95 % of the files in the store";
-    let changed = format!("the next commit, {} files changed", files.div_ceil(CHANGED));
-    let mut rows = world.compare(&what, "v1", |url| cold(url, &[]))?;
-    rows.extend(world.compare(in_the_store, "v1", |url| cold(url, &in_store))?);
-    rows.extend(world.compare(&changed, "v2", next)?);
+    let mut rows = world.compare(
+        &[&what, "the same, 95 % of the files in the store"],
+        vec![cold(), cold().with(in_store), world.peer("v1")],
+    )?;
+    // The peer has nothing to keep.
+    once(&bench.scratch, &cold())?;
+    let kept = folder.join("kept");
+    copy(&world.kept(), &kept)?;
+    let next = world.fetch("v2", &second).prepared_by(|| {
+        world.begin_cold()?;
+        copy(&kept, &world.kept())
+    });
+    let what = format!("the next commit, {} files changed", files.div_ceil(CHANGED));
+    rows.extend(world.compare(&[&what], vec![next, world.peer("v2")])?);
     Ok(rows)
 }
 
 impl World<'_> {
+    fn kept(&self) -> PathBuf {
+        self.bench.kept().join("git")
+    }
+
     fn begin_cold(&self) -> Result<()> {
-        clear(&self.bench.scratch.join("cache/fetch/git"))?;
+        clear(&self.kept())?;
         clear(&self.folder.join("output"))
     }
 
-    fn peer(&self, url: &str, tag: &str) -> Job<'static> {
+    fn peer<'j>(&'j self, tag: &str) -> Job<'j> {
         let output = self.folder.join("peer");
-        let args = [url.as_ref(), output.as_os_str(), tag.as_ref()];
-        Job::shell("`git clone --depth 1`, `nix hash path`", PEER, args)
+        let args = [self.url.as_ref(), output.as_os_str(), tag.as_ref()];
+        let job = Job::shell("`git clone --depth 1`, `nix hash path`", PEER, args);
+        job.prepared_by(move || clear(&output))
     }
 
     fn hash(&self, tag: &str) -> Result<String> {
-        let series = once(&self.bench.scratch, &self.peer(&self.url, tag))?;
+        let series = once(&self.bench.scratch, &self.peer(tag))?;
         Ok(series.samples[0].output.trim().to_owned())
     }
 
-    fn fetch<'j>(&self, url: &str, tag: &str, hash: &str, more: &[&OsStr]) -> Job<'j> {
+    fn fetch<'j>(&self, tag: &str, hash: &str) -> Job<'j> {
         let output = self.folder.join("output");
         let words: [&OsStr; 11] = [
             self.bench.fetch.as_ref(),
@@ -127,55 +126,63 @@ impl World<'_> {
             "--hash".as_ref(),
             hash.as_ref(),
             "--git".as_ref(),
-            url.as_ref(),
+            self.url.as_ref(),
             "--rev".as_ref(),
             tag.as_ref(),
             "-o".as_ref(),
             output.as_ref(),
         ];
-        Job::new("fetch --git", words).with(more.iter().copied())
+        Job::new("fetch --git", words)
     }
 
-    /// Time, processor time, bytes and memory of runs of ours beside those of the peer.
-    fn compare<'j>(
-        &self,
-        what: &str,
-        tag: &str,
-        ours: impl Fn(&str) -> Job<'j>,
-    ) -> Result<Vec<Row>> {
-        let jobs = [ours(&self.url), self.peer(&self.url, tag)];
-        let series = self.bench.turns(self.bench.sizes.long_runs, &jobs)?;
-        let sent = [
-            self.count(&ours(&self.counted_url))?,
-            self.count(&self.peer(&self.counted_url, tag))?,
-        ];
-        let peak = [&series[0], &series[1]].map(Series::peak_bytes);
-        let beside = |name: &str, values: [u64; 2]| {
-            let [ours, peer] = values.map(mib);
-            let ratio = ours.median / peer.median;
-            let name = format!("{what}, {name}");
-            Row::value(&name, ours, " MiB", Bound::None).showing(
-                format!("{} MiB", show(ours)),
-                format!("{}: {} MiB", series[1].name, show(peer)),
-                format!("{ratio:.2}×"),
-            )
+    /// Time, processor time, bytes and memory of each of ours beside those of the peer, which is the last job.
+    fn compare(&self, what: &[&str], jobs: Vec<Job<'_>>) -> Result<Vec<Row>> {
+        // What the server sends is the same each time: the runs that warm up tell it.
+        let sent: Vec<_> = jobs
+            .iter()
+            .map(|job| self.count(job))
+            .collect::<Result<_>>()?;
+        let series = take_turns(&self.bench.scratch, 0, self.bench.sizes.git_runs, &jobs)?;
+        let (Some((peer, ours)), Some((peer_sent, ours_sent))) =
+            (series.split_last(), sent.split_last())
+        else {
+            return Err("there is no peer".into());
         };
-        let time = format!("{what}, processor time");
-        Ok(vec![
-            Row::times(what, &series[0], &series[1], Bound::None),
-            Row::cpu(&time, &series[0], &series[1], Bound::None),
-            beside("sent by the server", sent),
-            beside("peak memory", peak),
-        ])
+        let mut rows = Vec::new();
+        for ((what, ours), ours_sent) in what.iter().zip(ours).zip(ours_sent) {
+            let beside = |name: &str, values: [u64; 2]| {
+                let [ours, theirs] = values.map(mib);
+                let ratio = ours.median / theirs.median;
+                let name = format!("{what}, {name}");
+                Row::value(&name, ours, " MiB", Bound::None).showing(
+                    format!("{} MiB", show(ours)),
+                    format!("{}: {} MiB", peer.name, show(theirs)),
+                    format!("{ratio:.2}×"),
+                )
+            };
+            let time = format!("{what}, processor time");
+            rows.extend([
+                Row::times(what, ours, peer, Bound::None),
+                Row::cpu(&time, ours, peer, Bound::None),
+                beside("sent by the server", [*ours_sent, *peer_sent]),
+                beside("peak memory", [ours, peer].map(Series::peak_bytes)),
+            ]);
+        }
+        Ok(rows)
     }
 
-    /// Runs a job through the relay, and returns how much the server sent.
+    /// Runs a job, and returns how much the server sent.
     fn count(&self, job: &Job<'_>) -> Result<u64> {
         job.prepare()?;
         self.relay.take_sent_bytes();
         job.run_prepared(&self.bench.scratch)?;
         Ok(self.relay.take_sent_bytes())
     }
+}
+
+/// Copies a folder to where none is.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("-a").args([from, to]))
 }
 
 /// Makes a repository with a history and one commit behind it, tagged `v1` and `v2`. Returns the files of the first.
