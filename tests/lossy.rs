@@ -95,9 +95,9 @@ fn several_connections_where_packets_are_lost() {
 /// It ends soon, and what had come by one or several connections is not asked for again once there is a path again.
 #[test]
 fn a_path_that_goes_dark_for_good() {
-    let goes_dark = |connections: &str, when: u64| {
+    let goes_dark = |connections: &str, len: usize, when: u64| {
         let test = "a_path_that_goes_dark_for_good";
-        let world = World::new(test, 0.01, 5_000_000)?;
+        let world = World::new(test, 0.01, len)?;
         let impatient = ["--stall-timeout", "2", "--first-byte-timeout", "2"];
         let once = ["--retry-budget", "0", "--connections", connections];
         let running = world.start(world.fetch().args(impatient).args(once));
@@ -115,8 +115,8 @@ fn a_path_that_goes_dark_for_good() {
         Some(outcome)
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| goes_dark("8", 2_500_000));
-        if let Some(outcome) = goes_dark("1", 1_000_000) {
+        scope.spawn(|| goes_dark("8", 5_000_000, 4_000_000));
+        if let Some(outcome) = goes_dark("1", 2_000_000, 1_000_000) {
             outcome.says("stalled at ");
         }
     });

@@ -11,6 +11,7 @@ use store_index::address::{ContentAddress, Method};
 use store_index::digest::{Algorithm, Digest, Hasher};
 use store_index::index::Index;
 
+use crate::rows::git;
 use crate::{Result, fixtures};
 
 /// How many lookups are timed together.
@@ -27,6 +28,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let seconds = match args.as_slice() {
         ["list", directory] => return list(Path::new(directory)),
+        ["git-repository", path, store, files, commits] => {
+            let (path, store) = (Path::new(path), Path::new(store));
+            return git::make(path, store, files.parse()?, commits.parse()?);
+        }
         ["hash", file] => return hash(Path::new(file)),
         ["hash-rate", threads, bytes] => hash_rate(threads.parse()?, bytes.parse()?)?,
         ["hash-tree", threads, root] => hash_tree(threads.parse()?, Path::new(root))?,

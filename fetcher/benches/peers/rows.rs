@@ -2,7 +2,7 @@
 
 mod batch;
 mod far;
-mod git;
+pub(crate) mod git;
 mod media;
 mod trees;
 
