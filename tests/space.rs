@@ -148,6 +148,28 @@ fn a_local_file_without_room_costs_one_candidate() {
     assert_eq!(names_in(&env.path("small")), [""; 0]);
     run("/it").go().exits(0);
     assert!(fs_err::read(&output).unwrap() == body);
+    fs_err::remove_file(&output).unwrap();
+    // So in a batch, whether or not there is somebody else.
+    let list = env.write(
+        "list",
+        format!("{}  it\n", digest(Algorithm::Sha256, &body).to_hex()),
+    );
+    let batch = |path: Option<&str>| {
+        let run = env.fetch(["batch", "--retry-budget", "0", "--no-store", "--media"]);
+        let run = run
+            .arg(env.path("shelf"))
+            .arg("--into")
+            .arg(env.path("small"))
+            .arg(&list);
+        match path {
+            Some(path) => run.arg("--base-url").arg(server.url(path)),
+            None => run,
+        }
+    };
+    batch(None).go().exits(7).says("space");
+    batch(Some("/nothing/")).go().exits(7).says("space");
+    batch(Some("/")).go().exits(0);
+    assert!(fs_err::read(&output).unwrap() == body);
     drop(disk);
 }
 

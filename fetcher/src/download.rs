@@ -213,7 +213,7 @@ impl Downloader {
     ) -> Result<Verdict, DownloadError> {
         self.remark = None;
         let partial = claim.and_then(Claim::partial);
-        let (verdict, origin) = self.land_behind(partial, url, request, room, claim, watch)?;
+        let (verdict, mut origin) = self.land_behind(partial, url, request, room, claim, watch)?;
         match verdict {
             Verdict::Wrong { .. } if origin.is_spliced() => {
                 let wrong = self.doubt(url, &origin);
@@ -223,8 +223,11 @@ impl Downloader {
                 if let Some(claim) = claim {
                     claim.clear();
                 }
-                // Without a name it would still take its room, and what comes next would land behind it.
-                room.empty().map_err(DownloadError::Write)?;
+                match origin.beside.take() {
+                    Some(beside) => *room = beside,
+                    // What comes next would land behind it.
+                    None => room.empty().map_err(DownloadError::Write)?,
+                }
                 let landed = self.land_behind(None, url, request, room, claim, watch);
                 landed.map(|(verdict, _)| verdict)
             }
@@ -232,9 +235,10 @@ impl Downloader {
         }
     }
 
-    /// Remembers that a whole that was put together is wrong, which proves nothing about anybody. Returns what to say.
+    /// Remembers that a whole that was put together is wrong, which proves nothing about anybody: what comes now comes from
+    /// one server, so that it can be blamed. Returns what to say.
     pub(crate) fn doubt(&mut self, url: &SourceUrl, origin: &Origin) -> String {
-        self.one_at_a_time |= origin.is_mixed;
+        self.one_at_a_time = true;
         if origin.helpers.is_empty() {
             return "what has come in parts does not fit together".to_owned();
         }
@@ -405,7 +409,24 @@ impl Downloader {
             got = self.get_trusting(url, None, landing, watch)?;
         }
         got?;
-        landing.is_whole().map_err(own_error)
+        if landing.is_whole().map_err(own_error)? {
+            return Ok(());
+        }
+        // The record is of another file: the next run must not meet it again.
+        if let Some(claim) = claim {
+            claim.clear();
+        }
+        Err(DownloadError::Trouble {
+            reason: "what is here of an earlier download does not fit".into(),
+            retry: Some(Retry {
+                is_overload: false,
+                at_least: None,
+            }),
+            of_host: false,
+            of_trust: false,
+            redirected_to: None,
+            advice: None,
+        })
     }
 
     /// Asks once more without verification if that is what it failed for, and nothing is lost by it.
@@ -533,6 +554,8 @@ pub(crate) struct Origin {
     is_mixed: bool,
     /// The servers that brought parts, but for the one that was asked.
     helpers: Vec<String>,
+    /// The room beside the output, if it did not land there.
+    beside: Option<StagedFile>,
 }
 
 impl Origin {
@@ -597,6 +620,7 @@ impl Landing<'_> {
             went_on: self.went_on,
             is_mixed: self.is_mixed,
             helpers: std::mem::take(&mut self.helpers),
+            beside: self.beside.take(),
         }
     }
 
@@ -651,15 +675,17 @@ impl Landing<'_> {
         }
     }
 
-    /// Nothing may be missing of what came in parts.
-    fn is_whole(&self) -> io::Result<()> {
-        let Some(_) = &self.parts else {
-            return Ok(());
-        };
-        match self.room.file.metadata()?.len() == self.hashed_bytes {
-            true => Ok(()),
-            false => Err(io::Error::other("a part of the download is missing")),
-        }
+    /// Returns true if nothing is missing of what came in parts, nor too much.
+    fn is_whole(&self) -> io::Result<bool> {
+        Ok(self.parts.is_none() || self.room.file.metadata()?.len() == self.hashed_bytes)
+    }
+
+    /// Remembers whether it is the spool that has no room.
+    fn not_written(&mut self, error: io::Error) -> io::Error {
+        let beside = self.beside.as_ref().filter(|_| self.room.is_in_spool());
+        self.is_spool_full = disk::is_full(&error)
+            && beside.is_some_and(|beside| !is_on_one_disk(&beside.file, &self.room.file));
+        error
     }
 
     fn move_to(&mut self, room: StagedFile) {
@@ -790,10 +816,7 @@ impl BodySink for Landing<'_> {
     fn write(&mut self, chunk: Bytes) -> io::Result<()> {
         let length = chunk.len() as u64;
         if let Err(error) = self.write_staged(&chunk) {
-            let beside = self.beside.as_ref().filter(|_| self.room.is_in_spool());
-            self.is_spool_full = disk::is_full(&error)
-                && beside.is_some_and(|beside| !is_on_one_disk(&beside.file, &self.room.file));
-            return Err(error);
+            return Err(self.not_written(error));
         }
         if let Some((check, _)) = &mut self.check {
             check.update(chunk);
@@ -840,9 +863,13 @@ impl BodySink for Landing<'_> {
 
     fn write_at(&mut self, offset: u64, chunk: Bytes) -> io::Result<()> {
         let length = chunk.len() as u64;
-        self.room.file.write_all_at(&chunk, offset)?;
-        if let Some(parts) = &mut self.parts {
-            parts.add(offset..offset + length)?;
+        let written = self.room.file.write_all_at(&chunk, offset);
+        let noted = written.and_then(|()| match &mut self.parts {
+            Some(parts) => parts.add(offset..offset + length),
+            None => Ok(()),
+        });
+        if let Err(error) = noted {
+            return Err(self.not_written(error));
         }
         if offset == self.hashed_bytes {
             if let Some((check, _)) = &mut self.check {

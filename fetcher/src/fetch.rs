@@ -89,6 +89,8 @@ pub(crate) enum Here {
     NotHere {
         /// The local places that the guard passed over.
         suspicious: Vec<String>,
+        /// What was here and may have been it, had no room.
+        no_room: Option<Box<FetchError>>,
     },
 }
 
@@ -110,6 +112,7 @@ pub(crate) fn look_here<'a>(
         Some(result) => Here::Ended(walk.report(result, started)),
         None => Here::NotHere {
             suspicious: walk.suspicious_locations(),
+            no_room: walk.network.no_room.take(),
         },
     }
 }
@@ -222,7 +225,16 @@ impl<'a> Walk<'a> {
                 return Ok(Some(done));
             }
         }
+        self.no_room_for_any()?;
         Err(self.nothing_delivered())
+    }
+
+    /// Fails if there was no room for something that may have been it.
+    fn no_room_for_any(&mut self) -> Result<(), FetchError> {
+        self.network
+            .no_room
+            .take()
+            .map_or(Ok(()), |error| Err(*error))
     }
 
     fn run(&mut self, places: &Places) -> Result<Success, FetchError> {
@@ -260,9 +272,7 @@ impl<'a> Walk<'a> {
             return Ok(done);
         }
         self.left = landing.leave_wrong()?;
-        if let Some(error) = self.network.no_room.take() {
-            return Err(*error);
-        }
+        self.no_room_for_any()?;
         Err(self.nothing_delivered())
     }
 

@@ -168,6 +168,8 @@ struct Missing {
     number: usize,
     /// The local places that the guard passed over.
     suspicious: Vec<String>,
+    /// What was here and may have been it, had no room.
+    no_room: Option<Box<FetchError>>,
     /// Why it is not to be had, unless one of the others comes.
     error: Option<FetchError>,
 }
@@ -289,10 +291,11 @@ impl Batch<'_> {
             fetch::look_here(&request, places, self.policy, &ears, self.watch())
         };
         self.display.pauses(number);
-        let missing = |suspicious, error| {
+        let missing = |suspicious, no_room, error| {
             Some(Missing {
                 number,
                 suspicious,
+                no_room,
                 error,
             })
         };
@@ -300,7 +303,10 @@ impl Batch<'_> {
             self.count(report);
         }
         match here {
-            Here::NotHere { suspicious } => return missing(suspicious, None),
+            Here::NotHere {
+                suspicious,
+                no_room,
+            } => return missing(suspicious, no_room, None),
             Here::Ended(report) => match report.result {
                 Ok(success) => {
                     places.brought = Some(brought(&request, self.common, entry));
@@ -308,7 +314,9 @@ impl Batch<'_> {
                 }
                 Err(error) if error.kind == ErrorKind::Interrupted => {}
                 Err(error) if error.kind == ErrorKind::Local => self.settle(number, failed(error)),
-                Err(error) => return missing(Vec::new(), Some(explained(error, entry))),
+                Err(error) => {
+                    return missing(Vec::new(), None, Some(explained(error, entry)));
+                }
             },
         }
         None
@@ -406,8 +414,12 @@ impl Batch<'_> {
                             delivered: false,
                         };
                     }
-                    let error =
-                        explained(verdict::with_suspicious(error, &missing.suspicious), entry);
+                    let error = match &missing.no_room {
+                        Some(no_room) => (**no_room).clone(),
+                        None => {
+                            explained(verdict::with_suspicious(error, &missing.suspicious), entry)
+                        }
+                    };
                     // Trouble on this machine is that of one output.
                     if error.kind != ErrorKind::Local {
                         network_error = Some(error.clone());

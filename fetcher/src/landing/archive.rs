@@ -101,7 +101,7 @@ impl Landing<'_> {
             Ok(downloaded) => downloaded,
             Err(not_it) => return Ok((Landed::NotIt(not_it), Origin::default())),
         };
-        let landed = self.judge_archive(candidate, url, &place, archive, bytes)?;
+        let landed = self.judge_archive(candidate, url, &place, archive, (bytes, &origin))?;
         // Right or wrong, nothing is to be gone on with.
         if let Some(claim) = &self.claim {
             claim.clear();
@@ -116,7 +116,7 @@ impl Landing<'_> {
         url: &SourceUrl,
         place: &Place,
         archive: StagedFile,
-        bytes: u64,
+        (bytes, origin): (u64, &Origin),
     ) -> Result<Landed, FetchError> {
         let (unpacked, mut landed) =
             match self.land_unpacked(candidate, place, &archive.file, bytes)? {
@@ -126,6 +126,10 @@ impl Landing<'_> {
         let Landed::NotIt(wrong) = &mut landed else {
             return Ok(landed);
         };
+        if origin.is_spliced() {
+            // Nobody may ever have had that.
+            return Ok(landed);
+        }
         let seems = diagnosis::of_body(&archive.file, bytes, url, self.request, self.watch);
         if let Some(seems) = seems {
             wrong.reason = format!("{}; it is {seems}", wrong.reason);

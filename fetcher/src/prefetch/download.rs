@@ -13,6 +13,7 @@ use store_index::watch::{Unit, Watch};
 
 use super::{Item, Wish};
 use crate::copy::{self, CopyError};
+use crate::disk;
 use crate::download::{DownloadError, Downloader};
 use crate::error::{ErrorKind, FetchError};
 use crate::fetch::{self, Policy};
@@ -370,7 +371,7 @@ impl Downloads<'_> {
         said: FetchError,
         error: &std::io::Error,
     ) -> Result<(AttemptResult, String), FetchError> {
-        if error.kind() != std::io::ErrorKind::StorageFull {
+        if !disk::is_full(error) {
             return Err(said);
         }
         self.no_room = Some(said);
