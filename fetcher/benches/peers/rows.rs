@@ -206,8 +206,9 @@ pub(crate) const GROUPS: &[Group] = &[
     },
     Group {
         name: "batch",
-        how: "Many small files: the same server; `fetch batch` with a list of checksums, 16 at a time. `aria2c` gets the hashes too and verifies them; `curl` verifies \
-              nothing, so `sha256sum --check` follows it in one row. Folders of outputs and what is kept between runs are removed before each run.",
+        how: "Many small files: the same server; `fetch batch` with a list of checksums, 25 at a time, which is its default; `curl --parallel` has 50. `aria2c` gets the \
+              hashes too and verifies them; `curl` verifies nothing, so `sha256sum --check` follows it in one row. Folders of outputs and what is kept between runs are \
+              new in each run.",
         measure: batch::measure,
     },
     Group {
@@ -215,7 +216,7 @@ pub(crate) const GROUPS: &[Group] = &[
         how: "Servers far away: nginx and the clients in two network namespaces, and between them a wire of the benchmark's own, which takes 20 ms each way. Losses \
               are random in both directions, but the same in the n-th run of each program; what waits for the line for more than 50 ms is lost too. The server's TCP \
               has cubic, and remembers nothing between connections. `fetch` begins with one connection and takes more when it has found that slow, `aria2c` begins \
-              with eight; both verify. The line of the small files takes any amount; `curl --parallel` has 50 of them at a time if not told otherwise, the others 16.",
+              with eight; both verify. The line of the small files takes any amount; `curl --parallel` has 50 of them at a time if not told otherwise, `fetch batch` 25, the others 16.",
         measure: far::measure,
     },
     Group {
