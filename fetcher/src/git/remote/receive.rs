@@ -32,6 +32,9 @@ const MAX_THREADS: usize = 4;
 /// What comes, until it is whole: so much of it as came is not asked for again.
 pub(super) const INCOMING: &str = "objects/pack/incoming";
 
+/// What came, while it is made a pack of. Whoever finds it was killed by that, and removes it.
+const TRIED: &str = "objects/pack/incoming.tried";
+
 /// Writes a pack and its index.
 pub(super) fn pack(
     pack: &mut dyn BufRead,
@@ -64,15 +67,17 @@ pub(super) fn pack(
 
 /// Makes a pack of the whole objects that came before one was cut off. Returns true if there are any.
 pub(super) fn salvage(into: Destination<'_>, line: &Line<'_>) -> bool {
-    let path = into.folder.join(INCOMING);
-    let Ok(incoming) = fs_err::File::open(&path) else {
+    let (path, tried) = (into.folder.join(INCOMING), into.folder.join(TRIED));
+    let renamed = fs_err::rename(&path, &tried);
+    let Ok(incoming) = renamed.and_then(|()| fs_err::File::open(&tried)) else {
         return false;
     };
     let mut incoming = BufReader::new(incoming);
     let (written, _) = write(&mut incoming, None, Mode::Restore, into, line);
-    if !line.watch.interrupted() {
-        drop(fs_err::remove_file(&path));
-    }
+    drop(match line.watch.interrupted() {
+        true => fs_err::rename(&tried, &path),
+        false => fs_err::remove_file(&tried),
+    });
     written.is_ok_and(|objects| objects > 0)
 }
 
