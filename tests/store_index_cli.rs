@@ -654,6 +654,21 @@ fn a_damaged_link_is_found_by_check() {
 }
 
 #[test]
+fn where_a_store_was_read_is_known_from_everywhere() {
+    let env = Env::new();
+    env.store(&[], &["linked\n"]);
+    std::os::unix::fs::symlink("store", env.path("link")).unwrap();
+    env.ok(&["update", "--store", "/nix/store=link", "--index", "index"]);
+    let manifest = fs_err::read_to_string(env.path("index/manifest")).unwrap();
+    let real = fs_err::canonicalize(env.path("store")).unwrap();
+    assert!(manifest.contains(real.to_str().unwrap()), "{manifest}");
+    let answer = env.ok(&["check", "--content", "--index", "index", "--json"]);
+    assert_eq!(answer.json()[0]["compared"], true);
+    let answer = env.ok(&["check", "--index", "index", "--json"]);
+    assert_eq!(answer.json()[0]["compared"], false);
+}
+
+#[test]
 fn odd_names_and_unreadable_files_do_not_stop_an_update() {
     let env = Env::new();
     let odd = std::ffi::OsStr::from_bytes(b"folder/\xff \n\x1b[2J%41");

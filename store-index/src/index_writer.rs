@@ -226,7 +226,8 @@ impl IndexWriter {
         // A medium lies elsewhere tomorrow, and its index says nothing of the machine that made it.
         let elsewhere =
             self.manifest.root.kind() != RootKind::Medium && real != self.manifest.root.path();
-        self.manifest.real = elsewhere.then(|| real.to_owned());
+        // Whoever reads it has another working directory, and asks the mount table, which knows no symbolic links.
+        self.manifest.real = elsewhere.then(|| fs_err::canonicalize(real).ok()).flatten();
     }
 
     /// Notes whether an update of a medium left nothing out, so that one that cannot change is not walked again.

@@ -252,7 +252,8 @@ impl Fields {
         }
         Ok(Manifest {
             root: Root::recorded(kind, path, id),
-            real: real.transpose()?,
+            // A relative one would be another directory for every reader.
+            real: real.transpose()?.filter(|real| real.is_absolute()),
             kinds,
             finished: self.finished,
             whole: self.whole,

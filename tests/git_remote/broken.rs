@@ -92,6 +92,89 @@ fn what_came_before_a_break_is_not_sent_again() {
     }
 }
 
+/// A tag or a tree has no parents that could be missing, and a server answers nothing to whoever says so.
+#[test]
+fn what_breaks_off_under_the_id_of_a_tag_or_a_tree_is_in_nobodys_way() {
+    let name = "what_breaks_off_under_the_id_of_a_tag_or_a_tree_is_in_nobodys_way";
+    if lacks(name, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let first = commit(&bare, "a\n");
+    bare.git(&["tag", "-a", "-m", "x", "v1", &first]);
+    let ids = [
+        bare.git(&["rev-parse", "v1"]),
+        bare.git(&["rev-parse", "v1^{tree}"]),
+    ];
+    let second = commit(&bare, "b\n");
+    let (hash, second_hash) = (
+        bare.nar_of_clone(&env, &first),
+        bare.nar_of_clone(&env, &second),
+    );
+    let daemon = Daemon::start(&env, "srv");
+    for id in ids {
+        let relay = Relay::to(daemon.port()).unwrap();
+        let url = format!("git://127.0.0.1:{}/some.git", relay.port());
+        relay.break_after(ALL / 2);
+        fetch(&env, &url, &id, &hash, "0").exits(5);
+        fetch(&env, &url, &id, &hash, "0").exits(0);
+        assert_eq!(nar_of(&env.out("out")), hash);
+        let sent = relay.take_sent_bytes();
+        assert!(sent < ALL + 200_000, "{id}: {sent}");
+        fetch_nar(&env, &url, &second, &second_hash);
+        fs_err::remove_dir_all(env.out("out")).unwrap();
+    }
+}
+
+/// Files one by one are asked for to save bytes: who does not give them out sends all again.
+#[test]
+fn servers_that_give_out_no_single_files_send_all_again() {
+    let name = "servers_that_give_out_no_single_files_send_all_again";
+    if lacks(name, GIT, false) {
+        return;
+    }
+    let env = TestEnv::new();
+    let bare = Repository::bare(&env, "srv/some.git");
+    let first = commit(&bare, "a\n");
+    let hash = bare.nar_of_clone(&env, &first);
+    // In words of their own, or without any.
+    for status in ["403 Forbidden", "413 Content Too Large", "200 OK"] {
+        let manners = Manners {
+            only_with_depth: Some(status),
+            ..Manners::default()
+        };
+        let http = HttpBackend::with(&env, "srv", manners);
+        let relay = Relay::to(http.port()).unwrap();
+        let url = format!("http://127.0.0.1:{}/some.git", relay.port());
+        relay.break_after(ALL / 2);
+        fetch(&env, &url, &first, &hash, "0").exits(5);
+        fetch(&env, &url, &first, &hash, "0").exits(0);
+        assert_eq!(nar_of(&env.out("out")), hash);
+        fs_err::remove_dir_all(env.out("out")).unwrap();
+        // Now nothing is missing.
+        relay.take_sent_bytes();
+        fetch_nar(&env, &url, &first, &hash);
+        assert_eq!(relay.take_sent_bytes(), 0);
+        fs_err::remove_dir_all(env.out("out")).unwrap();
+        // It would lend to the next one.
+        fs_err::remove_dir_all(env.path("cache/fetch")).unwrap();
+    }
+    // Who has too much to do is not asked for more.
+    let manners = Manners {
+        only_with_depth: Some("503 Service Unavailable"),
+        ..Manners::default()
+    };
+    let http = HttpBackend::with(&env, "srv", manners);
+    let relay = Relay::to(http.port()).unwrap();
+    let url = format!("http://127.0.0.1:{}/some.git", relay.port());
+    relay.break_after(ALL / 2);
+    fetch(&env, &url, &first, &hash, "0").exits(5);
+    relay.take_sent_bytes();
+    fetch(&env, &url, &first, &hash, "0").exits(5);
+    assert!(relay.take_sent_bytes() < ALL / 2);
+}
+
 /// Behind an old server nothing is saved, and nothing is lost.
 #[test]
 fn servers_of_the_old_protocol_send_all_again() {

@@ -21,6 +21,8 @@ pub(crate) struct Manners {
     pub(crate) only_v0: bool,
     /// `Authorization` must be this.
     pub(crate) authorization: Option<&'static str>,
+    /// Whoever asks for objects without saying how deep, as for files one by one, gets this status.
+    pub(crate) only_with_depth: Option<&'static str>,
     /// The files of the repositories are served as they are, without the smart protocol.
     pub(crate) dumb: bool,
     /// How an answer to a POST comes, which is a pack or a list of references.
@@ -197,6 +199,11 @@ impl Shared {
         } else if answers == Answers::Silent {
             self.wait_for_the_end();
             return Ok(());
+        } else if let Some(status) = self.manners.only_with_depth
+            && String::from_utf8_lossy(&body).contains("want ")
+            && !String::from_utf8_lossy(&body).contains("deepen ")
+        {
+            format!("Status: {status}\r\n\r\n").into_bytes()
         } else if self.manners.dumb {
             match fs_err::read(self.root.join(path.trim_start_matches('/'))) {
                 Ok(bytes) => [b"\r\n".as_slice(), &bytes].concat(),

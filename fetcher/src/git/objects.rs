@@ -425,8 +425,16 @@ fn loose(folder: &Folder, path: &Path) -> io::Result<Option<Object>> {
     }))
 }
 
+/// What an id stands for, tags followed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Meant {
+    /// `None` if it is a tree's.
+    pub(super) commit: Option<ObjectId>,
+    pub(super) tree: ObjectId,
+}
+
 /// Returns what a commit, or a tag of one, has as its tree; a tree is its own.
-pub(super) fn tree_of(database: &Database, id: &oid) -> io::Result<Option<gix::ObjectId>> {
+pub(super) fn meant_by(database: &Database, id: &oid) -> io::Result<Option<Meant>> {
     /// Tags of tags are rare, and three of them a joke.
     const MAX_TAGS: usize = 16;
     let mut id = id.to_owned();
@@ -437,12 +445,19 @@ pub(super) fn tree_of(database: &Database, id: &oid) -> io::Result<Option<gix::O
         let damaged = |error| corrupt(format!("the {kind} {id} is damaged: {error}"));
         let read = || database.get(&id, kind);
         match kind {
-            Kind::Tree => return Ok(Some(id)),
+            Kind::Tree => {
+                return Ok(Some(Meant {
+                    commit: None,
+                    tree: id,
+                }));
+            }
             Kind::Blob => return Ok(None),
             Kind::Commit => {
                 let commit = read()?;
                 let mut commit = gix::objs::CommitRefIter::from_bytes(&commit.data, OBJECT_HASH);
-                return commit.tree_id().map(Some).map_err(damaged);
+                let tree = commit.tree_id().map_err(damaged)?;
+                let commit = Some(id);
+                return Ok(Some(Meant { commit, tree }));
             }
             Kind::Tag => {
                 let tag = read()?;

@@ -172,13 +172,18 @@ impl Repository {
         };
         let mut trees = Vec::new();
         for id in ids {
-            if let Some(tree) = objects::tree_of(&self.database, &id)?
-                && !trees.contains(&tree)
+            if let Some(meant) = objects::meant_by(&self.database, &id)?
+                && !trees.contains(&meant.tree)
             {
-                trees.push(tree);
+                trees.push(meant.tree);
             }
         }
         Ok(trees)
+    }
+
+    /// Returns the commit that an id is, or is a tag of.
+    pub(crate) fn commit_of(&self, id: &ObjectId) -> io::Result<Option<ObjectId>> {
+        Ok(objects::meant_by(&self.database, id)?.and_then(|meant| meant.commit))
     }
 }
 

@@ -5,22 +5,28 @@ use store_index::index::{Index, OpenError};
 use store_index::path_text;
 use store_index::watch::Watch;
 
-use super::{DONE, Failure, Locator, WRONG, open_indexes, print, print_json, shown};
+use super::{DONE, Failure, LOCAL, Locator, WRONG, open_indexes, print, print_json, shown};
 use crate::cli::{CheckArgs, Talk};
 use store_index::terminal::say;
 
 pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u8, Failure> {
     let locator = Locator::new(&args.places)?;
     let (mut all, mut wrong, mut checked) = (Vec::new(), 0, 0);
+    let mut all_compared = true;
     for index in open_indexes(&args.places)? {
         checked += 1;
         // One that cannot be opened is looked at all the same: the report says what is wrong with it.
+        let mut untouched = None;
         let (directory, report) = match &index {
             Ok(index) => {
                 let located = args.content.then(|| locator.locate(index));
                 let real = located.and_then(|located| {
                     located.warn_untouched(talk);
-                    (!located.untouched).then_some(located.real)
+                    if located.untouched {
+                        untouched = Some(located.real);
+                        return None;
+                    }
+                    Some(located.real)
                 });
                 (
                     index.directory().to_owned(),
@@ -36,9 +42,17 @@ pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u
             return Err(Failure::Interrupted);
         }
         wrong += report.wrong;
+        all_compared &= untouched.is_none();
         if args.json {
-            all.push(json(&directory, &report));
+            let is_compared = args.content && index.is_ok() && untouched.is_none();
+            all.push(json(&directory, &report, is_compared));
             continue;
+        }
+        if let Some(real) = untouched {
+            print(&format!(
+                "{}: not compared, as it was not named\n",
+                shown(&real)
+            ))?;
         }
         for finding in &report.findings {
             print(&format!("{}: {}\n", shown(&finding.place), finding.what))?;
@@ -57,7 +71,12 @@ pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u
     if checked == 0 && !talk.quiet {
         say("there is no index to check; make one with `store-index update`");
     }
-    Ok(if wrong == 0 { DONE } else { WRONG })
+    Ok(match (wrong, all_compared) {
+        (0, true) => DONE,
+        // What was asked for was not done, and nothing says that it is right.
+        (0, false) => LOCAL,
+        _ => WRONG,
+    })
 }
 
 fn describe(
@@ -87,7 +106,11 @@ fn describe(
     }
 }
 
-fn json(directory: &std::path::Path, report: &library::Report) -> serde_json::Value {
+fn json(
+    directory: &std::path::Path,
+    report: &library::Report,
+    is_compared: bool,
+) -> serde_json::Value {
     let findings: Vec<_> = report
         .findings
         .iter()
@@ -97,6 +120,7 @@ fn json(directory: &std::path::Path, report: &library::Report) -> serde_json::Va
         "index": path_text::printable(directory),
         "objects": report.objects,
         "files_read": report.files_read,
+        "compared": is_compared,
         "wrong": report.wrong,
         "findings": findings,
     })

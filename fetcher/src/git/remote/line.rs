@@ -5,7 +5,7 @@ use std::io;
 
 use store_index::watch::Watch;
 
-use crate::net::{Limits, NetError};
+use crate::net::{Limits, NetClass, NetError, Retry};
 
 /// The most that a server may say before it sends a pack, in bytes: half a million references.
 const MAX_TALK_BYTES: u64 = 64 << 20;
@@ -111,6 +111,23 @@ impl<'a> Line<'a> {
     /// Returns true while a pack is being received.
     pub(super) fn is_pack(&self) -> bool {
         self.is_pack.get()
+    }
+
+    /// Forgets trouble, so that something else can be asked for. Returns false if it is not over with that: who is
+    /// overloaded wants to be left alone, and an interruption is the user's.
+    pub(super) fn forgive(&self) -> bool {
+        let mut trouble = self.trouble.borrow_mut();
+        let is_lasting = trouble.as_ref().is_some_and(|trouble| {
+            let wants_pause = |retry: Retry| retry.is_overload || retry.at_least.is_some();
+            trouble.class() != NetClass::Trouble && trouble.class() != NetClass::Gone
+                || trouble.retry().is_some_and(wants_pause)
+        });
+        if is_lasting || self.watch.interrupted() {
+            return false;
+        }
+        *trouble = None;
+        self.is_well.set(true);
+        true
     }
 
     /// Returns the first trouble.

@@ -32,6 +32,9 @@ const MAX_THREADS: usize = 4;
 /// What comes, until it is whole: so much of it as came is not asked for again.
 pub(super) const INCOMING: &str = "objects/pack/incoming";
 
+/// What came, while it is made a pack of. Whoever finds it was killed by that, and removes it.
+const TRIED: &str = "objects/pack/incoming.tried";
+
 /// Writes a pack and its index.
 pub(super) fn pack(
     pack: &mut dyn BufRead,
@@ -64,15 +67,17 @@ pub(super) fn pack(
 
 /// Makes a pack of the whole objects that came before one was cut off. Returns true if there are any.
 pub(super) fn salvage(into: Destination<'_>, line: &Line<'_>) -> bool {
-    let path = into.folder.join(INCOMING);
-    let Ok(incoming) = fs_err::File::open(&path) else {
+    let (path, tried) = (into.folder.join(INCOMING), into.folder.join(TRIED));
+    let renamed = fs_err::rename(&path, &tried);
+    let Ok(incoming) = renamed.and_then(|()| fs_err::File::open(&tried)) else {
         return false;
     };
     let mut incoming = BufReader::new(incoming);
     let (written, _) = write(&mut incoming, None, Mode::Restore, into, line);
-    if !line.watch.interrupted() {
-        drop(fs_err::remove_file(&path));
-    }
+    drop(match line.watch.interrupted() {
+        true => fs_err::rename(&tried, &path),
+        false => fs_err::remove_file(&tried),
+    });
     written.is_ok_and(|objects| objects > 0)
 }
 
@@ -109,12 +114,14 @@ fn try_write(
         let what = format!("a pack of {count} objects is over the limit of {MAX_OBJECTS}");
         return Err(gix::Error::from_error(std::io::Error::other(what)));
     }
-    let ours = |id: &gix::oid| matches!(into.repository.database.kind(id), Ok(Some(_)));
     let packs = into.folder.join("objects/pack");
     let folder = fs_err::File::open(&packs).map_err(gix::Error::from_error)?;
     let reserve = (folder.file(), line.limits.disk_reserve);
     // A pack that needs none is written as it comes, instead of being put together anew.
     let needs_bases = !into.haves.is_empty() || mode == Mode::Restore;
+    // Whom gix does not ask has no base: then it is looked for in the pack, whatever else we have.
+    let ours =
+        |id: &gix::oid| needs_bases && matches!(into.repository.database.kind(id), Ok(Some(_)));
     let bases = needs_bases.then_some(Bases(into.repository));
     let survey = Survey::new(pack, count, reserve, (copy, was_cut), ours);
     let survey = match needs_bases {
@@ -163,5 +170,73 @@ impl Find for Bases<'_> {
             object_hash: OBJECT_HASH,
             data: buffer,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use gix::ObjectId;
+    use gix::odb::pack::data::entry::Header;
+    use store_index::watch::{NoProgress, Watch};
+
+    use super::super::room;
+    use super::super::survey::tests::Made;
+    use super::*;
+    use crate::net::Limits;
+
+    /// A little below what a chain may have.
+    const BASE_BYTES: u64 = 400 << 20;
+
+    #[test]
+    fn what_we_have_bounds_a_chain_only_where_it_is_its_base() {
+        let folder = tempfile::tempdir().unwrap();
+        room::make_bare(folder.path()).unwrap();
+        let ids: Vec<ObjectId> = (0..8u8)
+            .map(|number| {
+                let id = gix::objs::compute_hash(OBJECT_HASH, gix::objs::Kind::Blob, &[number]);
+                let (id, level) = (id.unwrap(), gix::zlib::Compression::BEST_SPEED);
+                let hex = id.to_string();
+                let path = folder.path().join("objects").join(&hex[..2]);
+                fs_err::create_dir_all(&path).unwrap();
+                let file = fs_err::File::create(path.join(&hex[2..])).unwrap();
+                let mut stream = gix::zlib::stream::deflate::Write::new(file, level);
+                stream
+                    .write_all(&[b"blob 1\0".as_slice(), &[number]].concat())
+                    .unwrap();
+                stream.flush().unwrap();
+                id
+            })
+            .collect();
+        let mut made = Made::default();
+        for base_id in &ids {
+            made.delta(Header::RefDelta { base_id: *base_id }, BASE_BYTES, 25);
+        }
+        let repository = room::open(folder.path()).unwrap();
+        let interrupt = AtomicBool::new(false);
+        let watch = Watch {
+            interrupt: &interrupt,
+            progress: &NoProgress,
+        };
+        let line = Line::new(Limits::default(), watch, false);
+        let error_with = |haves: &[ObjectId]| {
+            let into = Destination {
+                folder: folder.path(),
+                repository: &repository,
+                haves,
+                is_kept: false,
+            };
+            let bytes = made.whole();
+            let error = pack(&mut bytes.as_slice(), into, &line).unwrap_err();
+            let causes = error.iter_errors().map(|cause| cause.to_string());
+            causes.collect::<Vec<_>>().join(": ")
+        };
+        // One may follow upon the other then.
+        let error = error_with(&[]);
+        assert!(error.contains("a chain of deltas are larger"), "{error}");
+        // What was put in as a base is no longer any other's.
+        let error = error_with(&ids[..1]);
+        assert!(!error.contains("a chain of deltas are larger"), "{error}");
     }
 }

@@ -160,14 +160,20 @@ impl Room {
         fs_err::remove_file(self.path().join(PARTIAL))
     }
 
-    /// Remembers commits whose parents are not there. Servers would take them to be.
+    /// Remembers commits whose parents are not there, by their ids or by those of tags. Servers would take them to be,
+    /// and answer nothing to whoever says so of an object that is no commit.
     pub(super) fn set_shallow(&self, ids: &[ObjectId]) -> io::Result<()> {
         let path = self.path().join(SHALLOW);
         let known = match fs_err::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             known => known?,
         };
-        let new = ids.iter().map(ToString::to_string);
+        let repository = open(self.path())?;
+        let commits = ids
+            .iter()
+            .filter_map(|id| repository.commit_of(id).transpose());
+        let new = commits.map(|id| id.map(|id| id.to_string()));
+        let new: Vec<_> = new.collect::<io::Result<_>>()?;
         let all: BTreeSet<_> = known.lines().map(str::to_owned).chain(new).collect();
         let text: String = all.iter().map(|id| format!("{id}\n")).collect();
         fs_err::write(&path, text)

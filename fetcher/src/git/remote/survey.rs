@@ -293,14 +293,14 @@ impl<R: Read, F: Fn(&oid) -> bool> Read for Survey<'_, R, F> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use gix::ObjectId;
 
     use super::*;
 
     /// A pack without its header.
     #[derive(Default)]
-    struct Made {
+    pub(in super::super) struct Made {
         bytes: Vec<u8>,
         count: u32,
     }
@@ -325,7 +325,7 @@ mod tests {
         }
 
         /// A delta that repeats the first bytes of its base.
-        fn delta(&mut self, base: Header, base_bytes: u64, times: u64) -> u64 {
+        pub(in super::super) fn delta(&mut self, base: Header, base_bytes: u64, times: u64) -> u64 {
             let mut delta = Vec::new();
             for mut size in [base_bytes, times * 0xff_ffff] {
                 while size >= 0x80 {
@@ -338,6 +338,12 @@ mod tests {
                 delta.extend([0xf0, 0xff, 0xff, 0xff]);
             }
             self.add(base, &delta)
+        }
+
+        /// The pack with its header, without the checksum.
+        pub(in super::super) fn whole(&self) -> Vec<u8> {
+            let header = [b"PACK".as_slice(), &[0, 0, 0, 2], &self.count.to_be_bytes()];
+            [header.concat(), self.bytes.clone()].concat()
         }
 
         fn survey(&self, chunk: usize) -> io::Result<u64> {

@@ -167,6 +167,10 @@ fn converse<'a>(
             .fetch(wanted, destination)
             .map_err(|failure| match failure {
                 Failure::Absent(_) => (Failure::Refused, Some(next)),
+                // Some refuse in other words, or hang up; whatever it is must not meet us in every run.
+                Failure::Dumb | Failure::Other(_) if !line.is_pack() && line.forgive() => {
+                    (Failure::Refused, Some(next))
+                }
                 other => (other, Some(next)),
             })?;
     }
