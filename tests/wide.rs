@@ -153,6 +153,29 @@ fn a_file_that_changes_meanwhile() {
     assert_eq!(world.server.requests().len(), 2);
 }
 
+/// A part of another version is not taken from a server that sends it all the same, nor from where it leads meanwhile.
+#[test]
+fn another_version_is_not_mixed_in() {
+    std::thread::scope(|scope| {
+        for leads_elsewhere in [false, true] {
+            scope.spawn(move || {
+                let world = World::new(6);
+                let new = Answer::file(noise(22, 6 << 20)).header("ETag: \"two\"");
+                let then = match leads_elsewhere {
+                    true => Answer::redirect(302, "/new"),
+                    false => new.clone().manner(Manner::Careless),
+                };
+                world.server.route("/new", new);
+                world.server.route_in_turn("/big", [world.file(), then]);
+                let outcome = world.fetch().go().exits(0);
+                world.is_done();
+                assert_eq!(world.server.requests().len(), 2, "{leads_elsewhere}");
+                assert!(!outcome.stderr.contains("fit"), "{outcome}");
+            });
+        }
+    });
+}
+
 /// Nothing tells versions apart: what was mixed is asked for once more, and is no proof against the URL.
 #[test]
 fn a_mixture_is_asked_for_again() {

@@ -316,13 +316,16 @@ impl Client {
                 }
                 (206, Some(asked)) => {
                     let there = (asked.from_bytes, asked.there);
+                    let validator = (asked.validator_of)(route.current());
+                    let is_other =
+                        validator.is_some_and(|asked| range::is_other_version(headers, &asked));
                     match transfer::length_of_whole(response, route.current(), there) {
-                        Ok(length_bytes) => {
+                        Ok(length_bytes) if !is_other => {
                             let rest = (there.0, there.1, length_bytes);
                             return self.receive(reply, route, rest, sink, interrupt);
                         }
                         // Not what is missing. The whole is proved by its hash, whatever this server makes of ranges.
-                        Err(_) => resume = None,
+                        _ => resume = None,
                     }
                 }
                 // What we have ends where the server's file does, or behind it; or ranges are not to its taste.

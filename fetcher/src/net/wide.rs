@@ -291,6 +291,7 @@ impl Wide<'_, '_> {
             id,
             begun: Some(begun),
             route: self.places[place].route.clone(),
+            may_move: place != OWN,
             part,
             length_bytes: self.whole.length_bytes,
             limits: self.whole.client.limits,
@@ -389,7 +390,7 @@ impl Wide<'_, '_> {
         self.parts.iter().position(is_of)
     }
 
-    /// From now on a place is asked where it answered.
+    /// From now on a place is asked where it answered. The one that began stays where it is.
     fn answered(&mut self, id: u64, route: Route, validator: Option<String>) {
         let index = self.of_worker(id);
         let Some(worker) = index.and_then(|index| self.parts[index].worker.as_ref()) else {
