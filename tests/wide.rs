@@ -203,6 +203,37 @@ fn broken_connections_are_replaced() {
     world.sent_once(world.server.requests().len());
 }
 
+/// A connection that brings next to nothing is replaced a few times, and not as fast as the path allows.
+#[test]
+fn a_path_that_breaks_connections_is_not_hammered() {
+    let world = World::new(6);
+    let broken = world.file().cut_after(16 * 1024);
+    world.server.route_in_turn("/big", [world.file(), broken]);
+    // The first one did its part, and so there is nobody left.
+    world.fetch().go().exits(5);
+    let requests = world.server.requests().len();
+    assert!((3..=6).contains(&requests), "{requests} requests");
+    world.server.route("/big", world.file());
+    world.fetch().go().exits(0);
+    world.is_done();
+    world.sent_once(world.server.requests().len());
+}
+
+/// Each connection brings a little and stands still: new ones do not make a download of that which lasts for ever.
+#[test]
+fn trickling_connections_are_a_stall() {
+    let world = World::new(16);
+    let stops = |bytes| world.file().hang_after(bytes);
+    let answers = [stops(1 << 20), stops(1 << 20), stops(1)];
+    world.server.route_in_turn("/big", answers);
+    let started = Instant::now();
+    let outcome = world.fetch().args(["--stall-timeout", "2"]).go().exits(5);
+    outcome.says("stalled at ");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(world.env.outputs(), [""; 0]);
+}
+
 /// Killed when parts have come in no order, again and again: the next run asks for the gaps, and for nothing else.
 #[test]
 fn killed_with_holes() {
