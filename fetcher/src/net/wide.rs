@@ -475,7 +475,8 @@ impl Wide<'_, '_> {
             .unwrap_or_else(|| short(self.parts[index].left.start));
         let retry = error.retry();
         let overload = retry.filter(|retry| retry.is_overload);
-        let is_final = retry.is_none() || overload.is_some();
+        let has_no_parts = matches!(error, NetError::NotThePart { .. });
+        let is_final = retry.is_none() || overload.is_some() || has_no_parts;
         let is_last = self.active() == 0;
         // The others have just broken off, and are replaced soon.
         let is_waiting = is_last && self.is_waiting();
@@ -495,7 +496,8 @@ impl Wide<'_, '_> {
         let at_place = self.active_at(worker.place);
         let was_fruitful = worker.speed.bytes() >= MIN_PART_BYTES;
         self.places[worker.place].broke_off(was_fruitful, is_final, at_place);
-        if worker.place == OWN {
+        // That it refused one more is no reason to give it up.
+        if worker.place == OWN && retry.is_some() && !has_no_parts {
             self.own_error = Some(error);
         }
         if !worker.brings || self.next_place().is_none() {
@@ -559,6 +561,11 @@ impl Wide<'_, '_> {
                 self.try_others();
             }
             Verdict::Silent => {}
+            // Those that bring it in place of the one that began are not too many.
+            Verdict::Vain(_) if self.active_at(OWN) == 0 => {
+                self.width = self.active();
+                self.gauge.settle();
+            }
             Verdict::Vain(fewer) => {
                 self.vain += 1;
                 let before = std::mem::take(&mut self.before);

@@ -64,7 +64,7 @@ impl Job {
     async fn bring(&mut self, events: &mpsc::Sender<Event>) -> Result<(), NetError> {
         let (mut response, _counted) = match self.begun.take() {
             Some(Begun::Answered(response)) => (response, None),
-            Some(Begun::NotYet(question)) => self.ask(question).await?,
+            Some(Begun::NotYet(question)) => self.ask(question).await.map_err(NetError::of_part)?,
             None => return Ok(()),
         };
         let told = Event::Answered(
