@@ -153,6 +153,29 @@ fn a_file_that_changes_meanwhile() {
     assert_eq!(world.server.requests().len(), 2);
 }
 
+/// A part of another version is not taken from a server that sends it all the same, nor from where it leads meanwhile.
+#[test]
+fn another_version_is_not_mixed_in() {
+    std::thread::scope(|scope| {
+        for leads_elsewhere in [false, true] {
+            scope.spawn(move || {
+                let world = World::new(6);
+                let new = Answer::file(noise(22, 6 << 20)).header("ETag: \"two\"");
+                let then = match leads_elsewhere {
+                    true => Answer::redirect(302, "/new"),
+                    false => new.clone().manner(Manner::Careless),
+                };
+                world.server.route("/new", new);
+                world.server.route_in_turn("/big", [world.file(), then]);
+                let outcome = world.fetch().go().exits(0);
+                world.is_done();
+                assert_eq!(world.server.requests().len(), 2, "{leads_elsewhere}");
+                assert!(!outcome.stderr.contains("fit"), "{outcome}");
+            });
+        }
+    });
+}
+
 /// Nothing tells versions apart: what was mixed is asked for once more, and is no proof against the URL.
 #[test]
 fn a_mixture_is_asked_for_again() {
@@ -180,6 +203,37 @@ fn broken_connections_are_replaced() {
     world.sent_once(world.server.requests().len());
 }
 
+/// A connection that brings next to nothing is replaced a few times, and not as fast as the path allows.
+#[test]
+fn a_path_that_breaks_connections_is_not_hammered() {
+    let world = World::new(6);
+    let broken = world.file().cut_after(16 * 1024);
+    world.server.route_in_turn("/big", [world.file(), broken]);
+    // The first one did its part, and so there is nobody left.
+    world.fetch().go().exits(5);
+    let requests = world.server.requests().len();
+    assert!((3..=16).contains(&requests), "{requests} requests");
+    world.server.route("/big", world.file());
+    world.fetch().go().exits(0);
+    world.is_done();
+    world.sent_once(world.server.requests().len());
+}
+
+/// Each connection brings a little and stands still: new ones do not make a download of that which lasts for ever.
+#[test]
+fn trickling_connections_are_a_stall() {
+    let world = World::new(16);
+    let stops = |bytes| world.file().hang_after(bytes);
+    let answers = [stops(1 << 20), stops(1 << 20), stops(1)];
+    world.server.route_in_turn("/big", answers);
+    let started = Instant::now();
+    let outcome = world.fetch().args(["--stall-timeout", "2"]).go().exits(5);
+    outcome.says("stalled at ");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(world.env.outputs(), [""; 0]);
+}
+
 /// Killed when parts have come in no order, again and again: the next run asks for the gaps, and for nothing else.
 #[test]
 fn killed_with_holes() {
@@ -203,6 +257,36 @@ fn killed_with_holes() {
     world.fetch().go().exits(0);
     world.is_done();
     world.sent_once(world.server.requests().len());
+}
+
+/// A server behind the same name has another version, and says so when the second gap is asked for: it is asked for the
+/// whole.
+#[test]
+fn gaps_that_nobody_fills_cost_what_was_there() {
+    let world = World::new(8);
+    world.server.route("/big", world.file());
+    let running = world.fetch().start();
+    wait_until("two connections are at work", || {
+        world.server.serving() >= 2
+    });
+    wait_until("parts have come", || world.server.sent_bytes() > 2 << 20);
+    running.signal(Signal::KILL);
+    running.wait();
+    let before = world.server.requests().len();
+    let same = Answer::file(world.body.clone());
+    let (one, two) = (
+        same.clone().header("ETag: \"one\""),
+        same.header("ETag: \"two\""),
+    );
+    world.server.route_in_turn("/big", [one, two]);
+    world.fetch().go().exits(0);
+    world.is_done();
+    let requests = &world.server.requests()[before..];
+    let ranges: Vec<_> = requests
+        .iter()
+        .map(|request| request.header("range").is_some())
+        .collect();
+    assert_eq!(ranges, [true, true, false]);
 }
 
 /// A record that says more than is there costs the download, not the truth.

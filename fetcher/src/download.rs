@@ -797,6 +797,12 @@ impl BodySink for Landing<'_> {
             self.progress.set_total(length);
         }
         if start.from_bytes == 0 {
+            if self.has_begun {
+                // What was gone on with is of no use: its room must not take the whole.
+                self.leave_spool();
+                self.is_mixed = false;
+                self.helpers.clear();
+            }
             self.begin(start.length_bytes)?;
         } else {
             self.check_room_for_rest(start)?;

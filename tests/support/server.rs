@@ -72,6 +72,8 @@ pub(crate) enum Manner {
     Failing(u16),
     /// A part that begins one byte before the one that was asked for.
     WrongStart,
+    /// The part that was asked for, whatever version `If-Range` names.
+    Careless,
     /// The right bytes, and no word about which.
     Silent,
     /// The right bytes, of a whole that is said to be longer.
@@ -541,9 +543,10 @@ impl Connection {
 
     fn serve_file(&mut self, file: &ServedFile, request: &Request) -> io::Result<()> {
         let whole = file.body.len();
-        let is_changed = request
-            .header("if-range")
-            .is_some_and(|validator| !file.headers.contains(validator));
+        let is_changed = file.manner != Manner::Careless
+            && request
+                .header("if-range")
+                .is_some_and(|validator| !file.headers.contains(validator));
         let knows_none = matches!(file.manner, Manner::Whole | Manner::Unannounced);
         let range: Option<(usize, usize)> = request
             .header("range")

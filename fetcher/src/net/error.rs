@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::range;
+use super::redirect::is_redirect;
 use super::rules::Blocked;
 use crate::source_url::SourceUrl;
 
@@ -111,6 +113,12 @@ pub enum NetError {
     #[error("invalid answer: {reason}")]
     Protocol {
         /// For example "head is too large".
+        reason: String,
+    },
+    /// The answer to a request for a part is something else: there may be nothing wrong with the whole.
+    #[error("asked for a part, {reason}")]
+    NotThePart {
+        /// For example "the server answered 200".
         reason: String,
     },
     /// The interrupt flag was set.
@@ -226,6 +234,7 @@ impl NetError {
             | Self::Timeout { .. }
             | Self::Stall { .. }
             | Self::Short { .. }
+            | Self::NotThePart { .. }
             | Self::Other { .. } => retry(false, None),
             Self::LeftAlone { pause } => retry(false, Some(pause)),
             Self::Dns { ref reason } if reason != NAME_NOT_FOUND => retry(false, None),
@@ -291,6 +300,20 @@ impl NetError {
                     ..
                 }
         )
+    }
+
+    /// Sorts an error of a request for a part, where somebody may have nothing against a request for the whole.
+    pub(super) fn of_part(self) -> Self {
+        match self {
+            Self::Status { code, .. }
+                if code == 200 || is_redirect(code) || range::is_about_range(code) =>
+            {
+                let reason = self.to_string();
+                Self::NotThePart { reason }
+            }
+            Self::Protocol { reason } => Self::NotThePart { reason },
+            other => other,
+        }
     }
 
     /// Returns the error itself, without the redirect that led to it.

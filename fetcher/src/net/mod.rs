@@ -139,8 +139,8 @@ pub trait BodySink {
     fn left_alone(&self, _url: &SourceUrl) -> Option<Duration> {
         None
     }
-    /// Called once, when the server has answered 200 or 206 and before the first byte. A body
-    /// that begins at 0 replaces whatever was there.
+    /// Called when the server has answered 200 or 206 and before the first byte. A body that begins at 0 replaces
+    /// whatever was there, and may come after one that was gone on with and could not be.
     fn start(&mut self, start: &BodyStart) -> io::Result<()>;
     /// Takes the next bytes, at least one. Until it returns nothing more is read.
     fn write(&mut self, chunk: Bytes) -> io::Result<()>;
@@ -316,13 +316,20 @@ impl Client {
                 }
                 (206, Some(asked)) => {
                     let there = (asked.from_bytes, asked.there);
+                    let validator = (asked.validator_of)(route.current());
+                    let is_other =
+                        validator.is_some_and(|asked| range::is_other_version(headers, &asked));
                     match transfer::length_of_whole(response, route.current(), there) {
-                        Ok(length_bytes) => {
+                        Ok(length_bytes) if !is_other => {
                             let rest = (there.0, there.1, length_bytes);
-                            return self.receive(reply, route, rest, sink, interrupt);
+                            match self.receive(reply, route, rest, sink, interrupt) {
+                                // One gap was filled, and another one cannot be.
+                                Err(NetError::NotThePart { .. }) => resume = None,
+                                received => return received,
+                            }
                         }
                         // Not what is missing. The whole is proved by its hash, whatever this server makes of ranges.
-                        Err(_) => resume = None,
+                        _ => resume = None,
                     }
                 }
                 // What we have ends where the server's file does, or behind it; or ranges are not to its taste.

@@ -142,6 +142,17 @@ pub(super) fn validator(headers: &HeaderMap) -> Option<String> {
     (age >= SETTLED_AFTER).then(|| modified.to_owned())
 }
 
+/// Returns true if an answer says that it is of another version than the one a validator tells. What says nothing is
+/// believed: the server was asked for that version.
+pub(super) fn is_other_version(headers: &HeaderMap, validator: &str) -> bool {
+    // As they are: a weak tag, or a date that is too young to be a validator, may differ as well.
+    let name = match validator.starts_with('"') {
+        true => ETAG,
+        false => LAST_MODIFIED,
+    };
+    text(headers, name).is_some_and(|told| told != validator)
+}
+
 /// Reads `Retry-After`, in seconds or as a date.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = text(headers, RETRY_AFTER)?.trim();

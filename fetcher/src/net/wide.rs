@@ -12,7 +12,7 @@ mod places;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -25,12 +25,12 @@ use self::places::{OWN, Place, Speed, is_one_server};
 use super::error::NetError;
 use super::hosts::{self, Counted};
 use super::redirect::Route;
-use super::wait::POLL_INTERVAL;
+use super::wait::{POLL_INTERVAL, StallWatch};
 use super::{BodySink, Client};
 use crate::source_url::SourceUrl;
 
 /// Parts are not made smaller, in bytes: at the end of one a connection waits for a round trip or two, and brings
-/// nothing.
+/// nothing. One that brought less before it broke off was not worth it.
 const MIN_PART_BYTES: u64 = 128 * 1024;
 
 /// So often more connections are tried that are not worth it: once elsewhere and once where it began tells whether the
@@ -145,9 +145,15 @@ pub(super) async fn receive(
     if !wide.parts.is_empty() {
         wide.begin(0, OWN, Begun::Answered(response), None);
     }
+    let limits = whole.client.limits;
+    // New connections do not excuse that nothing comes over any of them.
+    let mut stall = StallWatch::new(limits.stall_bytes_per_second, limits.stall_window);
+    let mut missing_bytes = wide.missing_bytes();
     while !wide.parts.is_empty() {
         wide.fill_up();
+        let asked = Instant::now();
         let event = tokio::time::timeout(POLL_INTERVAL, incoming.recv()).await;
+        let waited = asked.elapsed();
         if whole.interrupt.load(Ordering::Relaxed) {
             return Err(NetError::Interrupted);
         }
@@ -158,7 +164,16 @@ pub(super) async fn receive(
             // The sender is ours: the queue does not close.
             Ok(None) | Err(_) => {}
         }
-        wide.adapt();
+        let came = missing_bytes - wide.missing_bytes();
+        missing_bytes -= came;
+        if stall.stalled_after(waited, came) && missing_bytes > 0 {
+            return Err(NetError::Stall {
+                got_bytes: whole.length_bytes - missing_bytes,
+                bytes_per_second: limits.stall_bytes_per_second,
+                window: limits.stall_window,
+            });
+        }
+        wide.adapt(missing_bytes);
     }
     Ok(())
 }
@@ -238,14 +253,25 @@ impl Wide<'_, '_> {
         u32::try_from(there.count()).unwrap_or(u32::MAX)
     }
 
-    /// Returns where the next connection goes: the first of the places with the fewest.
+    fn missing_bytes(&self) -> u64 {
+        (0..self.parts.len()).map(|index| self.left(index)).sum()
+    }
+
+    /// Returns where the next connection goes: the first of the places with the fewest, if there is one that is not
+    /// paused.
     fn next_place(&self) -> Option<usize> {
         let with_room = (0..self.places.len())
-            .map(|place| (self.active_at(place), place))
-            .filter(|&(active, place)| active < self.places[place].most);
+            .map(|place| (self.places[place].is_paused(), self.active_at(place), place))
+            .filter(|&(_, active, place)| active < self.places[place].most);
         // If nobody is left, it is for the one that began to say why.
         let last = (self.active() == 0).then_some(OWN);
-        with_room.min().map(|(_, place)| place).or(last)
+        with_room.min().map(|(.., place)| place).or(last)
+    }
+
+    /// Returns true if the next connection waits until a pause is over.
+    fn is_waiting(&self) -> bool {
+        let next = self.next_place();
+        self.active() < self.width && next.is_some_and(|place| self.places[place].is_paused())
     }
 
     /// Lets somebody bring a part, unless all places have as many connections as they may have.
@@ -291,6 +317,7 @@ impl Wide<'_, '_> {
             id,
             begun: Some(begun),
             route: self.places[place].route.clone(),
+            may_move: place != OWN,
             part,
             length_bytes: self.whole.length_bytes,
             limits: self.whole.client.limits,
@@ -309,7 +336,7 @@ impl Wide<'_, '_> {
 
     /// Starts as many workers as there are to be: at parts that nobody brings, else at the second half of the longest.
     fn fill_up(&mut self) {
-        while self.active() < self.width {
+        while self.active() < self.width && !self.is_waiting() {
             let idle = self.parts.iter().position(|part| part.worker.is_none());
             let Some(index) = idle.or_else(|| self.split()) else {
                 self.take_over();
@@ -362,6 +389,7 @@ impl Wide<'_, '_> {
         };
         let best = (0..self.places.len())
             .filter(|&place| self.active_at(place) < self.places[place].most)
+            .filter(|&place| !self.places[place].is_paused())
             .max_by(|&one, &other| {
                 let rate = |place: usize| self.places[place].bytes_per_second;
                 rate(one).total_cmp(&rate(other))
@@ -389,7 +417,7 @@ impl Wide<'_, '_> {
         self.parts.iter().position(is_of)
     }
 
-    /// From now on a place is asked where it answered.
+    /// From now on a place is asked where it answered. The one that began stays where it is.
     fn answered(&mut self, id: u64, route: Route, validator: Option<String>) {
         let index = self.of_worker(id);
         let Some(worker) = index.and_then(|index| self.parts[index].worker.as_ref()) else {
@@ -418,7 +446,8 @@ impl Wide<'_, '_> {
             if !place.brings {
                 self.sink.helped(place.route.current());
             }
-            place.brought(worker.speed.add(count));
+            let rate = worker.speed.add(count);
+            place.brought(rate, worker.speed.bytes() >= MIN_PART_BYTES);
         }
         self.gauge.got(count);
         if count == left {
@@ -444,25 +473,31 @@ impl Wide<'_, '_> {
         let error = end
             .err()
             .unwrap_or_else(|| short(self.parts[index].left.start));
-        let (left, retry) = (self.active(), error.retry());
-        if left == 0 && worker.place == OWN {
+        let retry = error.retry();
+        let overload = retry.filter(|retry| retry.is_overload);
+        let has_no_parts = matches!(error, NetError::NotThePart { .. });
+        let is_final = retry.is_none() || overload.is_some() || has_no_parts;
+        let is_last = self.active() == 0;
+        // The others have just broken off, and are replaced soon.
+        let is_waiting = is_last && self.is_waiting();
+        if worker.place == OWN && is_last && (is_final || !is_waiting) {
             return Err(error);
         }
-        let overload = retry.filter(|retry| retry.is_overload);
         if let Some(retry) = overload {
             self.leave_alone(url);
             self.sink.refused(url, retry);
         }
-        if left == 0 {
+        if is_last && !is_waiting {
             // What somebody else did is no fault of the one that began.
             let of_own = self.own_error.take();
             return Err(of_own.unwrap_or_else(|| short(self.parts[index].left.start)));
         }
         self.give_back(index);
         let at_place = self.active_at(worker.place);
-        let is_final = retry.is_none() || overload.is_some();
-        self.places[worker.place].broke_off(worker.brings, is_final, at_place);
-        if worker.place == OWN {
+        let was_fruitful = worker.speed.bytes() >= MIN_PART_BYTES;
+        self.places[worker.place].broke_off(was_fruitful, is_final, at_place);
+        // That it refused one more is no reason to give it up.
+        if worker.place == OWN && retry.is_some() && !has_no_parts {
             self.own_error = Some(error);
         }
         if !worker.brings || self.next_place().is_none() {
@@ -505,8 +540,12 @@ impl Wide<'_, '_> {
     }
 
     /// Measures, and changes the number of workers.
-    fn adapt(&mut self) {
-        let left = (0..self.parts.len()).map(|index| self.left(index)).sum();
+    fn adapt(&mut self, left: u64) {
+        if self.is_waiting() {
+            // Fewer than there are to be say nothing.
+            self.gauge.again();
+            return;
+        }
         let all_bring = self.working().all(|worker| worker.brings);
         match self.gauge.verdict(self.width, left, all_bring) {
             Verdict::Wait => {}
@@ -522,6 +561,11 @@ impl Wide<'_, '_> {
                 self.try_others();
             }
             Verdict::Silent => {}
+            // Those that bring it in place of the one that began are not too many.
+            Verdict::Vain(_) if self.active_at(OWN) == 0 => {
+                self.width = self.active();
+                self.gauge.settle();
+            }
             Verdict::Vain(fewer) => {
                 self.vain += 1;
                 let before = std::mem::take(&mut self.before);

@@ -34,6 +34,8 @@ pub(super) struct Job {
     /// Taken when it runs.
     pub(super) begun: Option<Begun>,
     pub(super) route: Route,
+    /// Redirects are followed: what another place has may be another version.
+    pub(super) may_move: bool,
     pub(super) part: Range<u64>,
     pub(super) length_bytes: u64,
     pub(super) limits: Limits,
@@ -62,7 +64,7 @@ impl Job {
     async fn bring(&mut self, events: &mpsc::Sender<Event>) -> Result<(), NetError> {
         let (mut response, _counted) = match self.begun.take() {
             Some(Begun::Answered(response)) => (response, None),
-            Some(Begun::NotYet(question)) => self.ask(question).await?,
+            Some(Begun::NotYet(question)) => self.ask(question).await.map_err(NetError::of_part)?,
             None => return Ok(()),
         };
         let told = Event::Answered(
@@ -121,9 +123,14 @@ impl Job {
                             format!("the whole has {total} bytes, and had {}", self.length_bytes);
                         return Err(NetError::Protocol { reason });
                     }
+                    let asked = validator.as_deref();
+                    if asked.is_some_and(|asked| range::is_other_version(headers, asked)) {
+                        let reason = "the part is of another version".into();
+                        return Err(NetError::Protocol { reason });
+                    }
                     return Ok((response, counted));
                 }
-                code if is_redirect(code) => {
+                code if is_redirect(code) && self.may_move => {
                     self.route
                         .follow(headers.get(LOCATION).map(HeaderValue::as_bytes))?;
                     let url = self.route.current();

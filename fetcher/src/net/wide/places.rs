@@ -8,8 +8,11 @@ use crate::source_url::SourceUrl;
 /// The server that began.
 pub(super) const OWN: usize = 0;
 
-/// Connections that broke off are replaced, but for so many in a row that brought nothing.
+/// Connections that broke off are replaced, but for so many in a row that brought little.
 const MAX_FRUITLESS: u32 = 3;
+
+/// How long a place is left alone when a connection broke off; each in a row that brought little doubles it.
+const PAUSE_OF_BREAK: Duration = Duration::from_millis(500);
 
 /// A connection that brings nothing for so long counts as one that stands still, once others have nothing else to do.
 const STANDS_STILL_AFTER: Duration = Duration::from_secs(2);
@@ -25,8 +28,10 @@ pub(super) struct Place {
     pub(super) most: u32,
     /// It has brought something.
     pub(super) brings: bool,
-    /// How many connections in a row ended that had brought nothing.
+    /// How many connections in a row ended that had brought little.
     fruitless: u32,
+    /// Gets no connection before.
+    paused_until: Option<Instant>,
     /// What a connection brought lately, in bytes a second.
     pub(super) bytes_per_second: f64,
 }
@@ -39,18 +44,30 @@ impl Place {
             most,
             brings: false,
             fruitless: 0,
+            paused_until: None,
             bytes_per_second: 0.0,
         }
     }
 
-    pub(super) const fn brought(&mut self, bytes_per_second: f64) {
+    /// A connection brought something, which is worth the connection or not.
+    pub(super) const fn brought(&mut self, bytes_per_second: f64, is_fruitful: bool) {
         self.brings = true;
         self.bytes_per_second = bytes_per_second;
+        if is_fruitful {
+            self.fruitless = 0;
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        let until = self.paused_until;
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     /// A connection broke off; `left` are those that work. Where that is final, or nothing has come, they are enough.
-    pub(super) const fn broke_off(&mut self, has_brought: bool, is_final: bool, left: u32) {
-        self.fruitless = if has_brought { 0 } else { self.fruitless + 1 };
+    pub(super) fn broke_off(&mut self, was_fruitful: bool, is_final: bool, left: u32) {
+        self.fruitless = if was_fruitful { 0 } else { self.fruitless + 1 };
+        let pause = PAUSE_OF_BREAK * (1 << self.fruitless.min(MAX_FRUITLESS));
+        self.paused_until = Some(Instant::now() + pause);
         if is_final || !self.brings || self.fruitless >= MAX_FRUITLESS {
             self.most = left;
         }
@@ -83,6 +100,11 @@ impl Speed {
             last: now,
             bytes: 0,
         }
+    }
+
+    /// Returns how much has come.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Adds what came, and returns the rate in bytes a second.
