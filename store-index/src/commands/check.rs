@@ -5,7 +5,7 @@ use store_index::index::{Index, OpenError};
 use store_index::path_text;
 use store_index::watch::Watch;
 
-use super::{DONE, Failure, LOCAL, Locator, WRONG, open_indexes, print, print_json, shown};
+use super::{DONE, Failure, Locator, WRONG, open_indexes, print, print_json, shown};
 use crate::cli::{CheckArgs, Talk};
 use store_index::terminal::say;
 
@@ -71,11 +71,11 @@ pub(crate) fn check(args: &CheckArgs, talk: &Talk, watch: Watch<'_>) -> Result<u
     if checked == 0 && !talk.quiet {
         say("there is no index to check; make one with `store-index update`");
     }
-    Ok(match (wrong, all_compared) {
-        (0, true) => DONE,
-        // What was asked for was not done, and nothing says that it is right.
-        (0, false) => LOCAL,
-        _ => WRONG,
+    // What was asked for and not done is not in order either.
+    Ok(if wrong == 0 && all_compared {
+        DONE
+    } else {
+        WRONG
     })
 }
 
