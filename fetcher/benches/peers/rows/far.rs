@@ -181,6 +181,10 @@ impl OneFile<'_> {
     }
 }
 
+/// Why the small files take longer.
+const FEWER_AT_A_TIME: &str = "`curl` has 50 of them under way, `fetch batch` 25, as many as Nix: more from one server is what servers take for an attack. \
+                               Who may have more says so (`--jobs`).";
+
 fn small_files(bench: &Bench, folder: &Path, wire: &Wire, server: &Nginx) -> Result<Vec<Row>> {
     let files = SmallFiles::new(bench, folder, server)?;
     let jobs = [
@@ -195,6 +199,6 @@ fn small_files(bench: &Bench, folder: &Path, wire: &Wire, server: &Nginx) -> Res
     let bounds = [Bound::AtMost(1.1), Bound::None, Bound::None];
     let pairs = series[1..].iter().zip(bounds);
     Ok(pairs
-        .map(|(peer, bound)| Row::times(&what, &series[0], peer, bound))
+        .map(|(peer, bound)| Row::times(&what, &series[0], peer, bound).if_missed(FEWER_AT_A_TIME))
         .collect())
 }

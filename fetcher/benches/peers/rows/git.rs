@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Bench, LOGICAL_STORE, clear, mib};
+use super::{Bench, LOGICAL_STORE, clear, mib, put_away};
 use crate::Result;
 use crate::fixtures::{self, Numbers};
 use crate::measure::{Job, Series, once, take_turns};
@@ -109,14 +109,14 @@ impl World<'_> {
 
     fn begin_cold(&self) -> Result<()> {
         clear(&self.kept())?;
-        clear(&self.folder.join("output"))
+        put_away(&self.folder.join("output"), self.folder)
     }
 
     fn peer<'j>(&'j self, tag: &str) -> Job<'j> {
         let output = self.folder.join("peer");
         let args = [self.url.as_ref(), output.as_os_str(), tag.as_ref()];
         let job = Job::shell("`git clone --depth 1`, `nix hash path`", PEER, args);
-        job.prepared_by(move || clear(&output))
+        job.prepared_by(move || put_away(&output, self.folder))
     }
 
     fn hash(&self, tag: &str) -> Result<String> {
