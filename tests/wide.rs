@@ -30,6 +30,15 @@ impl World {
         }
     }
 
+    /// Kills a download that has brought parts over two connections.
+    fn killed_among_parts(&self) {
+        let running = self.fetch().start();
+        wait_until("two connections are at work", || self.server.serving() >= 2);
+        wait_until("parts have come", || self.server.sent_bytes() > 2 << 20);
+        running.signal(Signal::KILL);
+        running.wait();
+    }
+
     /// What each connection gets slowly.
     fn file(&self) -> Answer {
         Answer::file(self.body.clone())
@@ -265,13 +274,7 @@ fn killed_with_holes() {
 fn gaps_that_nobody_fills_cost_what_was_there() {
     let world = World::new(8);
     world.server.route("/big", world.file());
-    let running = world.fetch().start();
-    wait_until("two connections are at work", || {
-        world.server.serving() >= 2
-    });
-    wait_until("parts have come", || world.server.sent_bytes() > 2 << 20);
-    running.signal(Signal::KILL);
-    running.wait();
+    world.killed_among_parts();
     let before = world.server.requests().len();
     let same = Answer::file(world.body.clone());
     let (one, two) = (
@@ -294,13 +297,7 @@ fn gaps_that_nobody_fills_cost_what_was_there() {
 fn a_record_of_parts_is_not_believed() {
     let world = World::new(8);
     world.server.route("/big", world.file());
-    let running = world.fetch().start();
-    wait_until("two connections are at work", || {
-        world.server.serving() >= 2
-    });
-    wait_until("parts have come", || world.server.sent_bytes() > 2 << 20);
-    running.signal(Signal::KILL);
-    running.wait();
+    world.killed_among_parts();
     let names = names_in(&world.spool());
     let parts = names.iter().find(|name| name.ends_with(".parts")).unwrap();
     let lie = [0_u64, 3 << 20, 4 << 20, 5 << 20]

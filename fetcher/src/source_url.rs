@@ -1,6 +1,8 @@
 //! A URL that content may be fetched from: parsed once, and unable to print its secrets.
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -163,6 +165,17 @@ impl SourceUrl {
     /// Returns true for `file://`, which names a file of this machine.
     pub fn is_file(&self) -> bool {
         matches!(&self.scheme, Scheme::Other(scheme) if scheme == "file")
+    }
+
+    /// Returns the path on this machine that a `file://` URL names.
+    pub(crate) fn file_path(&self) -> io::Result<PathBuf> {
+        let path = self.url.to_file_path();
+        path.map_err(|()| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a file:// URL has a path on this machine",
+            )
+        })
     }
 
     /// Returns the host, if the scheme has one.

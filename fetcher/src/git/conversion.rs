@@ -310,12 +310,11 @@ mod tests {
     #[test]
     fn idents_are_expanded_as_by_git() {
         let id = gix::ObjectId::from_hex(b"0123456789abcdef0123456789abcdef01234567").unwrap();
-        let expand = |text: &str| {
-            let expanded = expand_ident(&id, text.as_bytes());
-            String::from_utf8(expanded)
-                .unwrap()
-                .replace(&id.to_string(), "X")
+        let shown = |expanded: Vec<u8>| {
+            let text = String::from_utf8(expanded).unwrap();
+            text.replace(&id.to_string(), "X")
         };
+        let expand = |text: &str| shown(expand_ident(&id, text.as_bytes()));
         for (text, expanded) in [
             ("$Id$", "$Id: X $"),
             ("a $Id$ b $Id$ c", "a $Id: X $ b $Id: X $ c"),
@@ -330,12 +329,7 @@ mod tests {
         ] {
             assert_eq!(expand(text), expanded, "{text:?}");
         }
-        let streamed = |text: &str| {
-            let expanded = expand_ident_streamed(&id, text.as_bytes());
-            String::from_utf8(expanded)
-                .unwrap()
-                .replace(&id.to_string(), "X")
-        };
+        let streamed = |text: &str| shown(expand_ident_streamed(&id, text.as_bytes()));
         for (text, expanded) in [
             ("$Id$", "$Id: X $"),
             ("a $Id$ b $Id$ c", "a $Id: X $ b $Id: X $ c"),

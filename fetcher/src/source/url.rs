@@ -47,14 +47,8 @@ pub(super) fn by_url(kind: SourceKind, url: SourceUrl) -> Candidate {
 
 /// Returns the file of this machine that a `file://` URL names.
 pub(crate) fn of_file(kind: SourceKind, url: &SourceUrl) -> io::Result<Candidate> {
-    let path = url.url().to_file_path().map_err(|()| {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a file:// URL has a path on this machine",
-        )
-    })?;
     // The path was named, so that links on it lead where they lead.
-    let path = fs_err::canonicalize(path)?;
+    let path = fs_err::canonicalize(url.file_path()?)?;
     let (folder, name) = match (path.parent(), path.file_name()) {
         (Some(folder), Some(name)) => (folder.to_owned(), PathBuf::from(name)),
         _ => (path, PathBuf::new()),

@@ -29,7 +29,7 @@ pub(crate) fn is_bundle(url: &SourceUrl) -> bool {
 
 /// Returns the path of the bundle that a `file://` URL names.
 pub(super) fn path_of(url: &SourceUrl) -> Option<PathBuf> {
-    let path = is_local(url).then(|| url.url().to_file_path().ok())??;
+    let path = is_local(url).then(|| url.file_path().ok())??;
     let mut start = [0; START.len()];
     // What is no regular file may do something when it is opened.
     let mut file = path.is_file().then(|| fs_err::File::open(&path).ok())??;

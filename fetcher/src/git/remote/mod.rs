@@ -409,13 +409,7 @@ fn trees_of(
 
 /// Opens a repository that the user's own command line names: it may lead anywhere on this machine.
 pub(crate) fn open_file_url(url: &SourceUrl) -> io::Result<Repository> {
-    let path = url.url().to_file_path().map_err(|()| {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a file:// URL has a path on this machine",
-        )
-    })?;
-    let path = fs_err::canonicalize(path)?;
+    let path = fs_err::canonicalize(url.file_path()?)?;
     let path = match path.join(".git") {
         inner if inner.exists() => fs_err::canonicalize(inner)?,
         _ => path,
